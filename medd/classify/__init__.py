@@ -1,0 +1,1 @@
+"""From a spooled image to a prediction."""

@@ -1,0 +1,70 @@
+"""Every error that medd raises on purpose.
+
+::
+
+    MeddError                 expected: one line on stderr, never a traceback
+    ├── SettingsError         the call or the settings are wrong (exit code 2)
+    │   └── SchemaOutOfDate   the database is older or newer than the program
+    ├── PluginError           a plugin is broken, misnamed or missing (exit code 2)
+    ├── InputError            this input can never be processed: buried or refused, not retried
+    │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
+    ├── TransientError        may pass by itself: retried with backoff
+    └── ModelError
+        ├── ModelUnusable     a bundle is unreadable, incomplete or altered
+        ├── SpecMismatch      the image was prepared otherwise than the model was trained for
+        └── GateRefused       a candidate did not beat the champion
+
+Messages name the file or the UID and the reason, and end with what was found: "… Received: …".
+"""
+
+
+class MeddError(Exception):
+    """The root: whatever derives from it is expected, and is shown as one line."""
+
+
+class SettingsError(MeddError):
+    """The command line, ``medd.toml`` or the environment is wrong. Mend it and start again."""
+
+
+class SchemaOutOfDate(SettingsError):
+    """The database schema does not fit this version of medd. The message says which command mends it."""
+
+
+class PluginError(MeddError):
+    """A plugin cannot be used. The message names it; remove or mend it and start again."""
+
+
+class InputError(MeddError):
+    """An input is broken. It stays on record with the reason; sending it again will not help.
+
+    Attributes:
+        reason: One word of the vocabulary in `medd.records.Reason`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotAssessable(InputError):
+    """An input is sound, but not a thing the model may judge (a lateral view, a colour photograph)."""
+
+
+class TransientError(MeddError):
+    """The surroundings failed (disk, database, network). The work is tried again later."""
+
+
+class ModelError(MeddError):
+    """A model cannot be used as asked."""
+
+
+class ModelUnusable(ModelError):
+    """A bundle is unreadable, incomplete, or its files do not have the digests it states."""
+
+
+class SpecMismatch(ModelError):
+    """An image was prepared otherwise than the model was trained for."""
+
+
+class GateRefused(ModelError):
+    """A candidate was not promoted; the message gives the reason and the figures."""

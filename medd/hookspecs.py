@@ -1,0 +1,72 @@
+"""Every extension point of medd, in one file.
+
+``register_*`` runs once at start and returns things. ``admit_*`` asks about one item and the first
+answer wins. A past participle tells a fact after it was committed: it is logged when it raises and never fails a job.
+
+A plugin is a module, installed under the entry-point group ``medd`` or laid into ``plugins_dir``::
+
+    from medd import hookimpl
+
+    @hookimpl
+    def admit_instance(header):
+        ...
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from medd.records import Instance, InstanceHeader, Prediction, Verdict
+
+if TYPE_CHECKING:
+    import typer
+
+hookspec = pluggy.HookspecMarker("medd")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSpec:
+    """A classifier that a plugin brings. Builders are named, not imported, so that nothing heavy is loaded early."""
+
+    #: As ``[model] classifier`` names it; unique among all plugins.
+    name: str
+    #: "module:function"; called as ``load(bundle_dir: Path, threads: int) -> medd.classify.Classifier``.
+    load: str = "medd.classify.onnx:load"
+    #: "module:function"; called as ``build(input_shape: tuple[int, int, int], n_labels: int, **hyper) -> keras.Model``.
+    #: Empty where the classifier cannot be trained by medd.
+    build: str = ""
+    #: The bundle that is on duty until another is promoted; None where the plugin ships none.
+    bundle: Path | None = None
+
+
+@hookspec
+def register_classifiers() -> Iterable[ClassifierSpec]:  # type: ignore[empty-body]
+    """Return the classifiers this plugin brings. Called at start by the worker and by training."""
+
+
+@hookspec
+def register_commands(app: "typer.Typer") -> None:
+    """Add commands to the command line."""
+
+
+@hookspec(firstresult=True)
+def admit_instance(header: InstanceHeader) -> Verdict | None:
+    """Accept or refuse an image by its header alone; None leaves it to others. Called by the receiver: be quick."""
+
+
+@hookspec
+def instance_received(instance: Instance, header: InstanceHeader) -> None:
+    """An instance and its row are safe on disk."""
+
+
+@hookspec
+def prediction_recorded(prediction: Prediction) -> None:
+    """A prediction is in the database."""
+
+
+@hookspec
+def job_buried(instance_id: int, reason: str) -> None:
+    """A job failed for good."""

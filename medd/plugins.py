@@ -1,0 +1,109 @@
+"""The plugin manager: built-in plugins, the entry-point group ``medd``, and the files in ``plugins_dir``."""
+
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from medd import hookspecs
+from medd.errors import PluginError
+from medd.hookspecs import ClassifierSpec
+
+GROUP = "medd"
+
+log = logging.getLogger(__name__)
+
+
+def load_plugins(plugins_dir: Path | None = None, builtin: tuple[ModuleType, ...] = ()) -> pluggy.PluginManager:
+    """Find, check and register every plugin.
+
+    Args:
+        plugins_dir: A folder whose ``*.py`` files are plugins, each named after its file.
+        builtin: Plugins of the core, registered first.
+
+    Raises:
+        PluginError: A plugin raises at import, has a name that is taken, or a hook that does not exist.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    if os.environ.get("MEDD_TRACE_PLUGINS"):
+        manager.trace.root.setwriter(lambda line: print(line, end="", file=sys.stderr))
+        manager.enable_tracing()
+    for module in builtin:
+        _register(manager, module, module.__name__)
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name):
+        try:
+            plugin = point.load()
+        except Exception as error:  # a stranger's module may raise anything at import; its name must be shown
+            raise PluginError(f"plugin {point.name!r} ({point.value}) raised at import: {error!r}") from error
+        _register(manager, plugin, point.name)
+    if plugins_dir is not None and plugins_dir.is_dir():
+        for path in sorted(plugins_dir.glob("*.py")):
+            _register(manager, _import_file(path), path.stem)
+    return manager
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"medd_plugins_dir.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {path}: not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # as above: a stranger's module may raise anything
+        raise PluginError(f"plugin {path} raised at import: {error!r}") from error
+    return module
+
+
+def _register(manager: pluggy.PluginManager, plugin: Any, name: str) -> None:
+    if manager.has_plugin(name):
+        raise PluginError(f"plugin {name!r} is there twice; remove one of them")
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise PluginError(f"plugin {name!r} is refused: {' '.join(str(error).split())}") from error
+    known = {n for n, _ in inspect.getmembers(hookspecs, inspect.isfunction)}
+    for attribute, value in inspect.getmembers(plugin, callable):
+        if hasattr(value, f"{GROUP}_impl") and attribute not in known:
+            raise PluginError(f"plugin {name!r} is refused: unknown hook {attribute!r}")
+
+
+def classifiers(manager: pluggy.PluginManager) -> list[ClassifierSpec]:
+    """Every classifier that the plugins bring, sorted by name.
+
+    Raises:
+        PluginError: Two plugins bring one of the same name.
+    """
+    found: dict[str, ClassifierSpec] = {}
+    for plugin in manager.get_plugins():
+        hook = getattr(plugin, "register_classifiers", None)
+        if hook is None or not hasattr(hook, f"{GROUP}_impl"):
+            continue
+        name = manager.get_name(plugin)
+        try:
+            specs = list(hook())
+        except Exception as error:  # as above: a stranger's code, at start
+            raise PluginError(f"plugin {name!r}: register_classifiers raised {error!r}") from error
+        for spec in specs:
+            if spec.name in found:
+                raise PluginError(f"plugin {name!r}: the classifier {spec.name!r} is already brought by another plugin")
+            found[spec.name] = spec
+    return [found[name] for name in sorted(found)]
+
+
+def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:
+    """Tell every plugin a fact that is already committed; one that raises is logged and harms nothing."""
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        try:
+            implementation.function(*(facts[name] for name in implementation.argnames))
+        except Exception:  # the fact is committed: a listener's fault must not fail the job
+            log.exception("plugin failed in %s", hook, extra={"event": "plugin.failed"})

@@ -1,0 +1,1 @@
+"""Models: bundles on disk, and which of them is on duty."""
