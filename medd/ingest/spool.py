@@ -1,0 +1,136 @@
+"""Where the bytes of every instance lie: ``spool/ab/abcd….dcm``, named by their SHA-256 and by nothing a peer sent."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import time
+from pathlib import Path
+
+from medd.records import MediaType
+
+_SUFFIX = {MediaType.DICOM: ".dcm", MediaType.JPEG: ".jpg", MediaType.PNG: ".png", MediaType.TIFF: ".tif"}
+#: An object smaller than this touches the disk only when it is complete.
+BUFFER_BYTES = 1 << 20
+#: A `.part` file this old belongs to nobody any more.
+STALE_S = 24 * 3600
+
+
+class Spool:
+    """A content-addressed store of files.
+
+    Attributes:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._root = str(root)
+        self._numbers = itertools.count()
+
+    def prepare(self) -> None:
+        """Make the folders and remove what writers that died left half-written."""
+        incoming = self.root / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        for number in range(256):
+            (self.root / f"{number:02x}").mkdir(exist_ok=True)
+        for part in incoming.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > STALE_S:
+                    part.unlink()
+
+    def path(self, sha256: str, media_type: MediaType | str) -> Path:
+        """Where the bytes with this digest lie."""
+        return self.root / sha256[:2] / f"{sha256}{_SUFFIX[MediaType(media_type)]}"
+
+    def writer(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> "SpoolWriter":
+        """Begin a file with `prefix`, which is not part of its digest: preamble and file meta group."""
+        return SpoolWriter(self._root, f"{os.getpid()}-{next(self._numbers)}", prefix, media_type)
+
+
+class SpoolWriter:
+    """One file on its way into the spool: `write` repeatedly, then `commit` or `discard`.
+
+    Attributes:
+        head: The beginning of the content, at most `BUFFER_BYTES` and what came with the last write before.
+        size: Content written so far, bytes, without the prefix.
+    """
+
+    def __init__(self, root: str, name: str, prefix: bytes, media_type: MediaType) -> None:
+        self._root, self._part = root, f"{root}/incoming/{name}.part"
+        self._prefix, self._suffix = prefix, _SUFFIX[media_type]
+        self._digest = hashlib.sha256()
+        self._file: int | None = None
+        self.head = bytearray()
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Add content.
+
+        Raises:
+            OSError: The disk is full or failing.
+        """
+        self._digest.update(data)
+        self.size += len(data)
+        if self._file is None:
+            if self.size <= BUFFER_BYTES:
+                self.head += data
+                return
+            self._open()
+        _write(self._file, data)
+
+    def _open(self) -> None:
+        self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        _write(self._file, self._prefix + self.head)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content so far, in hex."""
+        return self._digest.hexdigest()
+
+    @property
+    def part(self) -> Path:
+        """The unfinished file; it exists only when the content is larger than `head`."""
+        return Path(self._part)
+
+    def commit(self) -> None:
+        """Give the file its name and make both survive a power failure.
+
+        The file is renamed first and then synchronised together with its folder: a file system with a journal needs one
+        commit for both instead of two. A crash in between leaves a damaged file under a final name, which nothing
+        refers to, as the row comes later; the same bytes sent again replace it.
+
+        Raises:
+            OSError: The disk is full or failing. Nothing is left behind.
+        """
+        if self._file is None:
+            self._open()
+        sha256 = self.sha256
+        folder = f"{self._root}/{sha256[:2]}"
+        try:
+            os.rename(self._part, f"{folder}/{sha256}{self._suffix}")  # noqa: PTH104 - hot path
+            os.fsync(self._file)  # type: ignore[arg-type]
+            directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError:
+            self.discard()
+            raise
+        os.close(self._file)  # type: ignore[arg-type]
+        self._file = None
+
+    def discard(self) -> None:
+        """Forget the file. Harmless after `commit`."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._part)  # noqa: PTH108 - hot path
+
+
+def _write(file: int | None, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]  # type: ignore[arg-type]

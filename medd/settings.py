@@ -1,0 +1,218 @@
+"""All settings, one typed tree: defaults < ``medd.toml`` < ``MEDD_*`` environment < command line.
+
+A key that does not exist is an error, wherever it stands. ``config/medd.toml`` lists every key with its default.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from medd.errors import SettingsError
+
+PREFIX = "MEDD_"
+#: Environment variables that are not settings: where to look for them, and a debugging switch.
+NOT_SETTINGS = {"MEDD_HOME", "MEDD_CONFIG", "MEDD_TRACE_PLUGINS", "MEDD_REQUIRE_PEERS"}
+
+
+def _ae_title(title: str) -> str:
+    # PS3.5 section 6.2, VR AE: at most 16 characters of the default repertoire, no backslash or control character.
+    title = title.strip()
+    if not 1 <= len(title) <= 16 or "\\" in title or not title.isascii() or not title.isprintable():
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+class Section(BaseModel):
+    """A table of ``medd.toml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenerSettings(Section):
+    """``[listener]``: the C-STORE and C-ECHO provider."""
+
+    #: Address to listen on; "0.0.0.0" or "::" for every interface.
+    host: str = "127.0.0.1"
+    #: TCP port; 0 takes a free one.
+    port: int = Field(default=11112, ge=0, le=65535)
+    #: Our AE title, compared without case.
+    ae_title: AETitle = "MEDD"
+    #: Whether a peer must call us by `ae_title`.
+    require_called_ae: bool = False
+    #: AE titles that may call; empty allows all.
+    allowed_calling_ae: tuple[AETitle, ...] = ()
+    #: Addresses or networks ("10.1.2.0/24") that may connect; empty allows all.
+    allowed_hosts: tuple[str, ...] = ()
+    #: Associations at one time; more are rejected as "temporary congestion".
+    max_associations: int = Field(default=25, ge=1)
+    #: Seconds without a byte from a peer before its association is aborted.
+    network_timeout_s: float = Field(default=30, gt=0)
+    #: Largest dataset accepted, MiB.
+    max_object_mib: int = Field(default=2048, ge=1)
+
+
+class InboxSettings(Section):
+    """``[[inbox]]``: a watched folder."""
+
+    #: Relative to the home folder, or absolute.
+    path: Path = Path("inbox")
+    #: Seconds a file must be unchanged before it is taken.
+    settle_s: float = Field(default=2, ge=0)
+    #: True for network drives, which send no change events.
+    poll: bool = False
+    #: Seconds between complete rescans, which find what the watcher missed.
+    rescan_s: float = Field(default=30, gt=0)
+    #: What becomes of a file that was taken: "move" (to done/ or rejected/), "leave" or "delete".
+    after: Literal["move", "leave", "delete"] = "move"
+
+
+class DatabaseSettings(Section):
+    """``[database]``: where rows live."""
+
+    #: SQLAlchemy URL; a relative SQLite path is relative to the home folder.
+    url: str = "sqlite:///medd.db"
+
+
+class WorkerSettings(Section):
+    """``[worker]``: who scores."""
+
+    #: Worker processes.
+    processes: int = Field(default=1, ge=1)
+    #: Threads that decode, and threads of the network, in each process; 0 takes every core.
+    threads: int = Field(default=0, ge=0)
+    #: Images scored together when that many wait; one alone never waits for more.
+    batch_size: int = Field(default=32, ge=1)
+    #: Seconds after which the work of a worker that fell silent goes to another.
+    lease_s: float = Field(default=60, gt=1)
+    #: Tries before a job is dead.
+    max_attempts: int = Field(default=5, ge=1)
+    #: Seconds between looks at an empty queue.
+    poll_s: float = Field(default=0.2, gt=0)
+
+
+class ModelSettings(Section):
+    """``[model]``: which classifier is used."""
+
+    #: A classifier that a plugin brings; which of its versions is on duty stands in the database.
+    classifier: str = "paper"
+
+
+class WorklistSettings(Section):
+    """``[worklist]``: in which order studies are to be read."""
+
+    #: Minutes after which a study goes before every younger one, whatever its score: triage may not starve anyone.
+    max_wait_min: float = Field(default=120, gt=0)
+
+
+class LogSettings(Section):
+    """``[log]``: what is told of the work."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    #: "text" for people, "json" for log collectors.
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """The whole tree. Built by `load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    #: Holds everything the daemon writes.
+    home: Path = Path("medd-home")
+    #: Folder of plugin files, relative to the home folder.
+    plugins_dir: Path = Path("plugins")
+    listener: ListenerSettings = ListenerSettings()
+    inbox: tuple[InboxSettings, ...] = (InboxSettings(),)
+    database: DatabaseSettings = DatabaseSettings()
+    worker: WorkerSettings = WorkerSettings()
+    model: ModelSettings = ModelSettings()
+    worklist: WorklistSettings = WorklistSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before what `load` read from the file; the command line is merged in by `load`."""
+        return env_settings, init_settings
+
+    def under_home(self, path: Path) -> Path:
+        """A path of the settings, made absolute: relative ones lie in the home folder."""
+        return self.home / path
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where the bytes of every instance lie."""
+        return self.home / "spool"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where bundles lie that were made here."""
+        return self.home / "models"
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL with a relative SQLite path made absolute."""
+        url = self.database.url
+        prefix = "sqlite:///"
+        if url.startswith(prefix) and not url.startswith(prefix + "/"):
+            return prefix + str(self.home / url.removeprefix(prefix))
+        return url
+
+
+def load(home: Path | None = None, config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        home: The home folder; else ``MEDD_HOME``, else ``medd-home`` here.
+        config: The file; else ``MEDD_CONFIG``, else ``medd.toml`` in the home folder if there is one.
+        overrides: Top-level keys from the command line; they win over file and environment.
+
+    Raises:
+        SettingsError: An unknown key, a bad value, or a file that cannot be read.
+    """
+    home = (home or Path(os.environ.get("MEDD_HOME", "medd-home"))).expanduser().absolute()
+    named = config or (Path(os.environ["MEDD_CONFIG"]) if "MEDD_CONFIG" in os.environ else None)
+    file = named or home / "medd.toml"
+    values: dict[str, Any] = {}
+    if named or file.is_file():
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{file}: cannot be read as TOML. Received: {error}") from error
+    if "home" in values:
+        raise SettingsError(f"{file}: home: set it by --home or MEDD_HOME, not in the file")
+    known = Settings.model_fields
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+            if name.removeprefix(PREFIX).split("__")[0].lower() not in known:
+                raise SettingsError(f"environment {name}: no such setting")
+    try:
+        settings = Settings(**(values | {"home": home}))
+        return settings.model_copy(update={"home": home} | overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem, file) for problem in error.errors())) from error
+    except Exception as error:  # pydantic-settings' own SettingsError: a list in the environment that is no JSON
+        raise SettingsError(f"environment: {error}") from error
+
+
+def _explain(problem: Any, file: Path) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such setting (in {file} or MEDD_{key.upper().replace('.', '__')})"
+    received = problem.get("input")
+    return f"{key}: {problem['msg']}. Received: {received!r}"

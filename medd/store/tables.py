@@ -1,0 +1,236 @@
+"""The schema. ``migrations/`` builds the same one step by step; a test holds the two equal.
+
+Words and rules that the database can hold are held by it: states by CHECK, "once" by UNIQUE.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import BigInteger, TypeDecorator, TypeEngine
+
+from medd.records import Reason, Status
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: 64 bits on PostgreSQL; on SQLite only INTEGER is an alias of the row id.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time: TIMESTAMPTZ on PostgreSQL; on SQLite RFC 3339 text, which sorts as time does."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text on SQLite, TIMESTAMP WITH TIME ZONE elsewhere."""
+        return dialect.type_descriptor(String(27) if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Refuse a naive time rather than guess its zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time needs its zone. Received: {value!r}")
+        value = value.astimezone(UTC)
+        return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Always aware, always UTC."""
+        if value is None:
+            return None
+        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+
+
+def _one_of(column: str, words: type[Status] | type[Reason] | tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(str(word)) for word in words)})"
+
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", String(32), nullable=False),
+    #: "dicom://AE@host" or "file:relative/path".
+    Column("origin", Text, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("status", String(16), nullable=False),
+    #: Why it is not assessed or failed; a word of `medd.records.Reason`.
+    Column("reason", String(32)),
+    #: One sentence more, free of patient data.
+    Column("detail", Text),
+    Column("sop_class_uid", String(64), nullable=False, server_default=""),
+    Column("sop_instance_uid", String(64), nullable=False, server_default=""),
+    Column("series_instance_uid", String(64), nullable=False, server_default=""),
+    Column("study_instance_uid", String(64), nullable=False, server_default=""),
+    Column("patient_id", Text, nullable=False, server_default=""),
+    Column("accession_number", Text, nullable=False, server_default=""),
+    Column("modality", String(16), nullable=False, server_default=""),
+    CheckConstraint(_one_of("status", Status), name="status"),
+    # "Not assessed" always says why, and what is scored or waits has nothing to explain.
+    CheckConstraint("(status IN ('not_assessed', 'failed')) = (reason IS NOT NULL)", name="reason"),
+    Index(None, "received_at"),
+    Index(None, "status", "received_at"),
+    Index(None, "patient_id", "received_at"),
+    Index(None, "study_instance_uid"),
+    Index(None, "sop_instance_uid"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), nullable=False),
+    Column("state", String(8), nullable=False),
+    #: Higher goes first.
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    #: Not before this moment: backoff.
+    Column("available_at", UtcDateTime, nullable=False),
+    #: While running: who claimed it, the token of that claim, and until when the claim holds.
+    Column("lease_owner", String(80)),
+    Column("lease_token", String(32)),
+    Column("lease_until", UtcDateTime),
+    #: What went wrong last.
+    Column("error", Text),
+    UniqueConstraint("instance_id", "kind"),
+    CheckConstraint("state IN ('pending', 'running', 'done', 'dead')", name="state"),
+    CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
+    # Only what waits or runs is ever searched for: the indices stay as small as the queue.
+    Index(
+        "ix_job_pending",
+        "kind",
+        text("priority DESC"),
+        "id",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_job_running",
+        "kind",
+        "lease_until",
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index("ix_job_dead", "kind", "id", sqlite_where=text("state = 'dead'"), postgresql_where=text("state = 'dead'")),
+)
+
+model_version = Table(
+    "model_version",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("classifier", String(64), nullable=False),
+    #: SHA-256 of bundle.json, which holds the digests of its files.
+    Column("digest", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("name", "version"),
+    CheckConstraint("role IN ('champion', 'retired')", name="role"),
+    Index(
+        "uq_model_version_champion",
+        "classifier",
+        unique=True,
+        sqlite_where=text("role = 'champion'"),
+        postgresql_where=text("role = 'champion'"),
+    ),
+)
+
+prediction = Table(
+    "prediction",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), nullable=False),
+    #: "name/version".
+    Column("model", String(130), nullable=False),
+    Column("label", String(64), nullable=False),
+    Column("positive", Boolean, nullable=False),
+    Column("probability", Float(53), nullable=False),
+    Column("probabilities", JSON, nullable=False),
+    Column("threshold", Float(53), nullable=False),
+    Column("preprocess_digest", String(16), nullable=False),
+    Column("scored_at", UtcDateTime, nullable=False),
+    #: The one that `medd results` shows.
+    Column("current", Boolean, nullable=False),
+    UniqueConstraint("instance_id", "model"),
+    CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),
+    Index(
+        "uq_prediction_current",
+        "instance_id",
+        unique=True,
+        sqlite_where=text("current"),
+        postgresql_where=text("current"),
+    ),
+    Index(None, "label", "probability"),
+    Index(None, "probability"),
+)
+
+#: A read-only view for people who come with SQL or pandas: the rows of `medd results --format json`.
+RESULTS_VIEW = """
+CREATE VIEW results AS
+SELECT i.id AS instance_id, i.sop_instance_uid, i.series_instance_uid, i.study_instance_uid, i.patient_id,
+       i.accession_number, i.origin, i.sha256, i.received_at, i.status, i.reason, p.model, p.label, p.positive,
+       p.probability, p.probabilities, p.threshold, p.scored_at,
+       i.sop_instance_uid <> '' AND EXISTS (
+           SELECT 1 FROM instance AS other
+           WHERE other.sop_instance_uid = i.sop_instance_uid AND other.id <> i.id
+       ) AS conflict
+FROM instance AS i
+LEFT JOIN prediction AS p ON p.instance_id = i.id AND p.current
+"""
+
+#: The view as a table, for queries; in a MetaData of its own, as nothing may ever create it as one.
+results = Table(
+    "results",
+    MetaData(),
+    Column("instance_id", Id),
+    Column("sop_instance_uid", String),
+    Column("series_instance_uid", String),
+    Column("study_instance_uid", String),
+    Column("patient_id", String),
+    Column("accession_number", String),
+    Column("origin", String),
+    Column("sha256", String),
+    Column("received_at", UtcDateTime),
+    Column("status", String),
+    Column("reason", String),
+    Column("model", String),
+    Column("label", String),
+    Column("positive", Boolean),
+    Column("probability", Float),
+    Column("probabilities", JSON),
+    Column("threshold", Float),
+    Column("scored_at", UtcDateTime),
+    Column("conflict", Boolean),
+)
