@@ -74,7 +74,9 @@ def _truncated_pixels() -> bytes:
 
 
 def _float_pixels() -> bytes:
+    # No Digital X-Ray may have them (PS3.3 C.7.6.24 is for parametric maps), but they can be read.
     ds = _film(BitsAllocated=32, BitsStored=None, HighBit=None, PixelRepresentation=None)
+    ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = 0.5, 1, "LINEAR_EXACT"
     values = np.frombuffer(ds.PixelData, "<u2").astype("<f4") / 4095
     del ds.PixelData
     ds.FloatPixelData = values.tobytes()
@@ -191,7 +193,6 @@ _CORPUS: dict[str, tuple[Reason | None, Callable[[], bytes] | None]] = {
     "zero_bytes.dcm": (Reason.UNREADABLE, lambda: b""),
     "half.jpg": (Reason.UNREADABLE, _half_jpeg),
     # Pixels that no chest film has
-    "float_pixels.dcm": (Reason.UNREADABLE, _float_pixels),
     "one_pixel.dcm": (Reason.TOO_SMALL, _one_pixel),
     "blank.dcm": (Reason.BLANK_IMAGE, _blank),
     "huge.dcm": (Reason.TOO_LARGE, _huge_dicom),
@@ -213,6 +214,7 @@ _CORPUS: dict[str, tuple[Reason | None, Callable[[], bytes] | None]] = {
     "presentation_state.dcm": (Reason.REPORT_OBJECT, _presentation_state),
     "pdf.dcm": (Reason.NOT_AN_IMAGE, _pdf),
     # Odd, but sound: to be scored
+    "float_pixels.dcm": (None, _float_pixels),
     "no_preamble.dcm": (None, lambda: _file(_film())[132:]),
     "bare_dataset.dcm": (None, _bare_dataset),
     # No input at all, and one that only root can read: nothing may stop or crash over them

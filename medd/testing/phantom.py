@@ -82,7 +82,7 @@ class _Child:
         self.clavicle_tilt = vary(0.03, 0.025)
         self.ribs = 9
         self.bone = vary(0.13, 0.02)
-        self.air = vary(0.31, 0.03)
+        self.air = vary(0.28, 0.03)
         self.exposure = vary(1.0, 0.05)
         self.stomach_gas = rng.uniform() < 0.6
         self.marker = "R" if rng.uniform() < 0.7 else "L"
