@@ -15,14 +15,10 @@ A plugin is a module, installed under the entry-point group ``medd`` or laid int
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pluggy
 
 from medd.records import Instance, InstanceHeader, Prediction, Verdict
-
-if TYPE_CHECKING:
-    import typer
 
 hookspec = pluggy.HookspecMarker("medd")
 
@@ -45,11 +41,6 @@ class ClassifierSpec:
 @hookspec
 def register_classifiers() -> Iterable[ClassifierSpec]:  # type: ignore[empty-body]
     """Return the classifiers this plugin brings. Called at start by the worker and by training."""
-
-
-@hookspec
-def register_commands(app: "typer.Typer") -> None:
-    """Add commands to the command line."""
 
 
 @hookspec(firstresult=True)

@@ -23,7 +23,7 @@ def printable(text: object) -> str:
 class TextFormatter(logging.Formatter):
     """``2026-11-22T10:00:00.123Z INFO worker: sentence [event=… job=…]``."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record on one line; a traceback follows only where a bug is logged."""
@@ -37,7 +37,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record as JSON."""

@@ -107,3 +107,16 @@ def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:
             implementation.function(*(facts[name] for name in implementation.argnames))
         except Exception:  # the fact is committed: a listener's fault must not fail the job
             log.exception("plugin failed in %s", hook, extra={"event": "plugin.failed"})
+
+
+def describe(manager: pluggy.PluginManager) -> list[dict[str, str]]:
+    """Every plugin with the hooks it implements and the classifiers it brings, for people."""
+    rows = []
+    for name, plugin in manager.list_name_plugin():
+        if plugin is None:
+            continue
+        hooks = sorted(caller.name for caller in manager.get_hookcallers(plugin) or [])
+        bringer = getattr(plugin, "register_classifiers", list)
+        brought = [spec.name for spec in bringer()] if "register_classifiers" in hooks else []
+        rows.append({"plugin": name, "hooks": ", ".join(hooks), "classifiers": ", ".join(brought)})
+    return rows

@@ -4,6 +4,7 @@ A key that does not exist is an error, wherever it stands. ``config/medd.toml`` 
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,7 +91,7 @@ class WorkerSettings(Section):
     #: Images scored together when that many wait; one alone never waits for more.
     batch_size: int = Field(default=32, ge=1)
     #: Seconds after which the work of a worker that fell silent goes to another.
-    lease_s: float = Field(default=60, gt=1)
+    lease_s: float = Field(default=60, gt=1, le=300)
     #: Tries before a job is dead.
     max_attempts: int = Field(default=5, ge=1)
     #: Seconds between looks at an empty queue.
@@ -102,13 +103,6 @@ class ModelSettings(Section):
 
     #: A classifier that a plugin brings; which of its versions is on duty stands in the database.
     classifier: str = "paper"
-
-
-class WorklistSettings(Section):
-    """``[worklist]``: in which order studies are to be read."""
-
-    #: Minutes after which a study goes before every younger one, whatever its score: triage may not starve anyone.
-    max_wait_min: float = Field(default=120, gt=0)
 
 
 class LogSettings(Section):
@@ -123,7 +117,11 @@ class Settings(BaseSettings):
     """The whole tree. Built by `load`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     #: Holds everything the daemon writes.
@@ -135,7 +133,6 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
-    worklist: WorklistSettings = WorklistSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -198,9 +195,9 @@ def load(home: Path | None = None, config: Path | None = None, **overrides: Any)
         raise SettingsError(f"{file}: home: set it by --home or MEDD_HOME, not in the file")
     known = Settings.model_fields
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
-            if name.removeprefix(PREFIX).split("__")[0].lower() not in known:
-                raise SettingsError(f"environment {name}: no such setting")
+        is_setting = name.startswith(PREFIX) and name not in NOT_SETTINGS
+        if is_setting and name.removeprefix(PREFIX).split("__")[0].lower() not in known:
+            raise SettingsError(f"environment {name}: no such setting")
     try:
         settings = Settings(**(values | {"home": home}))
         return settings.model_copy(update={"home": home} | overrides)
@@ -216,3 +213,22 @@ def _explain(problem: Any, file: Path) -> str:
         return f"{key}: no such setting (in {file} or MEDD_{key.upper().replace('.', '__')})"
     received = problem.get("input")
     return f"{key}: {problem['msg']}. Received: {received!r}"
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """Every setting by its dotted key, as JSON has it; without the password of the database."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{prefix}.{key}" if prefix else key, inner)
+        elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+            for place, inner in enumerate(value):
+                add(f"{prefix}[{place}]", inner)
+        else:
+            flat[prefix] = value
+
+    add("", settings.model_dump(mode="json"))
+    flat["database.url"] = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", flat["database.url"])
+    return flat

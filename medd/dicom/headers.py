@@ -9,7 +9,7 @@ import struct
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
@@ -25,16 +25,23 @@ EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: A header that goes on longer than this before its pixels is read from the file by pydicom instead.
 PREFIX_BYTES = 1 << 20
 
+#: The first bytes of a file → what it is.
+_MAGIC = (
+    (b"\xff\xd8\xff", MediaType.JPEG),
+    (b"\x89PNG\r\n\x1a\n", MediaType.PNG),
+    (b"II*\0", MediaType.TIFF),
+    (b"MM\0*", MediaType.TIFF),
+)
+
 UNDEFINED = 0xFFFFFFFF
 _TAG = struct.Struct("<HH")
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<I")
 _US = struct.Struct("<H")
 # PS3.5 section 7.1.2: these VRs have two reserved bytes and a length of 32 bits.
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS = frozenset(
-    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
-    + (b"ST", b"TM", b"UI", b"UL", b"US")
+    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(),
 )
 _PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -83,6 +90,32 @@ class _Unusual(Exception):
 
 class _Cut(Exception):
     """The walk ran past the end of the bytes."""
+
+
+def media_type_of(beginning: bytes) -> MediaType:
+    """What a file is, by its first bytes; what nobody knows is tried as DICOM."""
+    return next((kind for magic, kind in _MAGIC if beginning.startswith(magic)), MediaType.DICOM)
+
+
+def inspect_file(path: Path) -> InstanceHeader:
+    """Read the header of any file that medd takes: DICOM with or without preamble, JPEG, PNG, TIFF.
+
+    Raises:
+        InputError: It is none of these, or damaged.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(PREFIX_BYTES)
+        media_type = media_type_of(beginning)
+        if media_type != MediaType.DICOM:
+            return InstanceHeader(media_type)
+        offset, syntax = split_file(beginning)
+        size = file.seek(0, 2) - offset
+        header = read_header(beginning[offset:], syntax, size)
+        if header is None:
+            file.seek(offset)
+            header = read_with_pydicom(file, syntax)
+        return header
 
 
 def read_header(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) -> InstanceHeader | None:
@@ -140,12 +173,11 @@ def read_with_pydicom(file: BinaryIO, transfer_syntax_uid: str = "") -> Instance
     except Exception as error:  # zlib.error, struct.error, RecursionError, …: damaged bytes bring out anything
         raise InputError(Reason.UNREADABLE, f"not readable as DICOM. Received: {type(error).__name__}") from error
     syntax = transfer_syntax_uid or str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    return _header(values, bool(_PIXEL_DATA & {int(tag) for tag in dataset.keys()}), syntax)
+    return _header(values, not _PIXEL_DATA.isdisjoint(values), syntax)
 
 
-def _raw(element: object) -> bytes:
-    value = getattr(element, "value", None)
-    tag = int(element.tag)  # type: ignore[attr-defined]
+def _raw(element: Any) -> bytes:
+    value, tag = element.value, int(element.tag)
     if isinstance(value, bytes):
         if tag in _NUMBERS and len(value) == 2 and not getattr(element, "is_little_endian", True):
             return value[::-1]
@@ -193,7 +225,8 @@ def _walk(data: bytes | bytearray, implicit: bool, size: int) -> tuple[dict[int,
             position = _skip_items(data, start, implicit or vr == b"UN", end)
             continue
         if start + length > size:
-            raise InputError(Reason.UNREADABLE, f"dataset is truncated in ({group:04X},{element:04X}). Received: {size} bytes")
+            message = f"dataset is truncated in ({group:04X},{element:04X}). Received: {size} bytes"
+            raise InputError(Reason.UNREADABLE, message)
         if tag in _WANTED:
             if start + length > end:
                 raise _Cut
@@ -327,17 +360,18 @@ def split_file(data: bytes | bytearray) -> tuple[int, str]:
             syntax = _clean(bytes(data[start : start + length]).decode("ascii", "replace"))[:64]
         position = start + length
     if not syntax:
-        if position + 8 > end:
-            raise InputError(Reason.UNREADABLE, f"neither a DICOM object nor a JPEG, PNG or TIFF. Received: {end} bytes")
-        group, _, vr, _ = _SHORT.unpack_from(data, position)
+        group, _, vr, _ = _SHORT.unpack_from(data, position) if position + 8 <= end else (0, 0, b"", 0)
         if group != 0x0008:
-            raise InputError(Reason.UNREADABLE, f"neither a DICOM object nor a JPEG, PNG or TIFF. Received: {bytes(data[:4])!r}")
+            message = f"neither a DICOM object nor a JPEG, PNG or TIFF. Received: {bytes(data[:4])!r}, {end} bytes"
+            raise InputError(Reason.UNREADABLE, message)
         explicit = vr in _SHORT_VRS or vr in _LONG_VRS
         syntax = EXPLICIT_VR_LITTLE_ENDIAN if explicit else IMPLICIT_VR_LITTLE_ENDIAN
     return position, syntax
 
 
-def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str = "") -> bytes:
+def encode_file_meta(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str = ""
+) -> bytes:
     """Preamble and File Meta Information for a bare dataset (PS3.10 section 7.1)."""
     elements = [
         b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",

@@ -1,0 +1,1 @@
+"""Work that survives whoever does it: a queue in the database."""

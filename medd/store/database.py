@@ -23,6 +23,7 @@ class Database:
 
     Attributes:
         engine: The SQLAlchemy engine.
+        file: The SQLite file; None on PostgreSQL.
         is_sqlite: Whether it is SQLite; else it is PostgreSQL.
     """
 
@@ -32,6 +33,7 @@ class Database:
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             if not self.is_sqlite and parsed.get_backend_name() != "postgresql":
                 raise SettingsError(f"database.url: sqlite or postgresql expected. Received: {parsed.drivername}")
+            self.file = Path(parsed.database) if self.is_sqlite and parsed.database else None
             if self.is_sqlite:
                 self.engine: Engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
                 event.listen(self.engine, "connect", _configure_sqlite)
@@ -39,12 +41,15 @@ class Database:
             else:
                 # A server that was restarted must cost no work: each connection is tried before it is used.
                 self.engine = sa.create_engine(
-                    parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"connect_timeout": 10}
+                    parsed.set(drivername="postgresql+psycopg"),
+                    pool_pre_ping=True,
+                    connect_args={"connect_timeout": 10},
                 )
         except ArgumentError as error:
             raise SettingsError("database.url: not a database URL, such as sqlite:///medd.db") from error
         except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise SettingsError("database.url: the driver is missing; install it with: pip install 'medd[postgres]'") from error
+            message = "database.url: the driver is missing; install it with: pip install 'medd[postgres]'"
+            raise SettingsError(message) from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -121,7 +126,8 @@ def current_schema(database: Database) -> str | None:
     with database.read() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return None
-        return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return found
 
 
 def upgrade(database: Database) -> None:

@@ -111,11 +111,11 @@ job = Table(
     Column("kind", String(16), nullable=False),
     Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), nullable=False),
     Column("state", String(8), nullable=False),
-    #: Higher goes first.
+    #: Lower goes first: 0 for what comes in live.
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    #: Not before this moment: backoff.
-    Column("available_at", UtcDateTime, nullable=False),
+    #: Not before this moment: backoff. NULL is at once, whatever a clock says.
+    Column("available_at", UtcDateTime),
     #: While running: who claimed it, the token of that claim, and until when the claim holds.
     Column("lease_owner", String(80)),
     Column("lease_token", String(32)),
@@ -129,7 +129,7 @@ job = Table(
     Index(
         "ix_job_pending",
         "kind",
-        text("priority DESC"),
+        "priority",
         "id",
         sqlite_where=text("state = 'pending'"),
         postgresql_where=text("state = 'pending'"),

@@ -1,0 +1,5 @@
+"""``python -m medd``."""
+
+from medd.cli.main import main
+
+main()

@@ -1,0 +1,100 @@
+"""Scoring files at once, without daemon and without database: `medd classify`."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pluggy
+from numpy.typing import NDArray
+
+from medd.classify.classifier import LoadedModel
+from medd.dicom.headers import inspect_file
+from medd.errors import InputError, MeddError
+from medd.imaging import load, preprocess
+from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
+
+BATCH_SIZE = 32
+
+#: The keys of a row: those of `medd results`, without what only the database knows.
+COLUMNS = (
+    "path sop_instance_uid series_instance_uid study_instance_uid patient_id accession_number status "
+    "reason model label positive probability probabilities threshold scored_at"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One file with what became of it."""
+
+    path: Path
+    header: InstanceHeader
+    #: (H, W) float32 in [0, 1]; None when it could not be decoded.
+    image: NDArray[np.float32] | None
+    prediction: Prediction | None
+    reason: str | None = None
+    #: Why, in a sentence.
+    detail: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the file itself is at fault, rather than outside what the model may judge."""
+        return self.reason == Reason.UNREADABLE
+
+    def row(self) -> dict[str, Any]:
+        """As `medd classify --format json` shows it."""
+        made = self.prediction
+        values = {
+            "path": str(self.path),
+            "sop_instance_uid": self.header.sop_instance_uid,
+            "series_instance_uid": self.header.series_instance_uid,
+            "study_instance_uid": self.header.study_instance_uid,
+            "patient_id": self.header.patient_id,
+            "accession_number": self.header.accession_number,
+            "status": str(Status.SCORED if made else Status.NOT_ASSESSED),
+            "reason": self.reason,
+        }
+        scores = ("model", "label", "positive", "probability", "probabilities", "threshold", "scored_at")
+        return values | {name: getattr(made, name) if made else None for name in scores}
+
+
+def classify_files(paths: Iterable[Path], model: LoadedModel, manager: pluggy.PluginManager) -> Iterator[Judged]:
+    """Score files, in the order they come; one that cannot be scored says why and the others go on."""
+    remaining = iter(paths)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as decoders:
+        while chunk := list(islice(remaining, BATCH_SIZE)):
+            opened = list(decoders.map(lambda path: _open(path, manager), chunk))
+            yield from _score(opened, model)
+
+
+def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
+    header = InstanceHeader(MediaType.DICOM)
+    try:
+        header = inspect_file(path)
+        verdict = manager.hook.admit_instance(header=header)
+        if verdict.reason is not None:
+            return Judged(path, header, None, None, verdict.reason, verdict.detail)
+        return Judged(path, header, load(path, header.media_type), None)
+    except InputError as error:
+        return Judged(path, header, None, None, error.reason, str(error))
+    except OSError as error:
+        return Judged(path, header, None, None, Reason.UNREADABLE, f"cannot be read. Received: {error.strerror}")
+    except MeddError as error:
+        return Judged(path, header, None, None, Reason.UNREADABLE, str(error))
+
+
+def _score(opened: Sequence[Judged], model: LoadedModel) -> Iterator[Judged]:
+    images = [one.image for one in opened if one.image is not None]
+    scores: Iterator[NDArray[np.float32]] = iter(())
+    if images:
+        batch = np.stack([preprocess(image, model.bundle.preprocess) for image in images])
+        scores = iter(model.predict(batch))
+    for one in opened:
+        if one.image is None:
+            yield one
+        else:
+            yield Judged(one.path, one.header, one.image, model.interpret(next(scores), instance_id=0))

@@ -1,0 +1,131 @@
+"""What the worker does with its jobs: decode → preprocess → predict → record. One bad image fails alone."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pluggy
+from numpy.typing import NDArray
+
+from medd import plugins
+from medd.classify.classifier import LoadedModel
+from medd.errors import InputError, ModelError, TransientError
+from medd.imaging import load, preprocess
+from medd.queue.base import JobState
+from medd.queue.sql import SqlQueue
+from medd.records import Job, MediaType, Prediction
+from medd.store.repository import locate, record_predictions, set_not_assessed
+from medd.store.spool import Spool
+
+log = logging.getLogger(__name__)
+
+#: What one image became on its way: the network's input, or why there is none.
+Prepared = NDArray[np.float32] | InputError | TransientError
+#: What one job became: a prediction, a refusal for good, or a failure that may pass.
+Outcome = Prediction | InputError | TransientError
+
+
+class ClassifyStage:
+    """Scores instances.
+
+    Args:
+        model: The model on duty.
+        spool: Where the bytes lie.
+        queue: Where the jobs come from and are acknowledged.
+        manager: Told of every prediction.
+        threads: Threads that decode; 0 takes every core.
+    """
+
+    def __init__(
+        self, model: LoadedModel, spool: Spool, queue: SqlQueue, manager: pluggy.PluginManager, threads: int = 0
+    ) -> None:
+        self._model, self._spool, self._queue, self._manager = model, spool, queue, manager
+        self._decoders = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decoder")
+
+    def handle(self, jobs: Sequence[Job]) -> Callable[[], None]:
+        """Score the jobs' images; returns the function that commits the results.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        with self._queue.database.read() as connection:
+            found = locate(connection, [job.instance_id for job in jobs])
+        prepared = list(self._decoders.map(self._prepare, (found.get(job.instance_id) for job in jobs)))
+        outcomes = self._predict(jobs, prepared)
+        return lambda: self._commit(jobs, outcomes)
+
+    def _prepare(self, where: tuple[str, str] | None) -> Prepared:
+        if where is None:
+            return TransientError("the instance's row is gone")
+        sha256, media_type = where
+        try:
+            image = load(self._spool.path(sha256, media_type), MediaType(media_type))
+            return preprocess(image, self._model.bundle.preprocess)
+        except (InputError, TransientError) as error:
+            return error
+        except Exception as error:  # a fault of ours or of a decoder, met by one image: the others go on
+            log.exception("image could not be prepared", extra={"event": "image.failed"})
+            return TransientError(f"preparation failed: {type(error).__name__}")
+
+    def _predict(self, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
+        outcomes: list[Outcome] = [one if isinstance(one, Exception) else TransientError("") for one in prepared]
+        good = [place for place, one in enumerate(prepared) if isinstance(one, np.ndarray)]
+        if not good:
+            return outcomes
+        batch = np.stack([one for one in prepared if isinstance(one, np.ndarray)])
+        for place, scores in zip(good, self._score(batch), strict=True):
+            if isinstance(scores, TransientError):
+                outcomes[place] = scores
+            else:
+                outcomes[place] = self._model.interpret(scores, jobs[place].instance_id)
+        return outcomes
+
+    def _score(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32] | TransientError]:
+        """One row of probabilities per image; where the model fails on the batch, each image is tried alone."""
+        try:
+            return list(self._model.predict(batch))
+        except Exception as error:  # whatever a stranger's classifier raises
+            if len(batch) > 1:
+                return [self._score(batch[place : place + 1])[0] for place in range(len(batch))]
+            message = str(error) if isinstance(error, ModelError) else f"classifier raised {type(error).__name__}"
+            return [TransientError(f"{self._model.bundle.ref}: {message}")]
+
+    def _commit(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+        settled: list[tuple[Job, Prediction | InputError]] = [
+            (job, outcome)
+            for job, outcome in zip(jobs, outcomes, strict=True)
+            if not isinstance(outcome, TransientError)
+        ]
+        recorded: list[Prediction] = []
+        if settled:
+            with self._queue.database.write() as connection:
+                ours = self._queue.finish(connection, [job for job, _ in settled])
+                settled = [(job, outcome) for job, outcome in settled if job.id in ours]
+                recorded = [outcome for _, outcome in settled if isinstance(outcome, Prediction)]
+                record_predictions(connection, recorded)
+                for job, outcome in settled:
+                    if isinstance(outcome, InputError):
+                        set_not_assessed(connection, job.instance_id, outcome.reason, str(outcome))
+        for job, outcome in settled:
+            fields = {"event": "instance.scored", "instance": job.instance_id, "job": job.id}
+            if isinstance(outcome, InputError):
+                fields |= {"event": "instance.not_assessed", "reason": outcome.reason}
+                log.info("not assessed: %s", outcome, extra=fields)
+            else:
+                log.info("scored", extra=fields | {"model": self._model.bundle.ref})
+        for prediction in recorded:
+            plugins.tell(self._manager, "prediction_recorded", prediction=prediction)
+        for job, result in zip(jobs, outcomes, strict=True):
+            if isinstance(result, TransientError):
+                self._retry(job, result)
+
+    def _retry(self, job: Job, error: TransientError) -> None:
+        state = self._queue.retry(job, str(error))
+        fields = {"event": "job.retry", "instance": job.instance_id, "job": job.id}
+        if state is JobState.DEAD:
+            log.error("given up: %s", error, extra=fields | {"event": "job.dead"})
+            plugins.tell(self._manager, "job_buried", instance_id=job.instance_id, reason=str(error))
+        else:
+            log.warning("will be tried again: %s", error, extra=fields)

@@ -1,0 +1,66 @@
+"""The command line. Each command is one short function, and imports what it needs when it is called."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from medd import DISCLAIMER, __version__
+from medd.cli import admin, classify, demo, ingest, queue, results, serve
+from medd.errors import MeddError, PluginError, SettingsError
+
+app = typer.Typer(
+    name="medd",
+    help=f"A batch classifier daemon for X-rays, beside a PACS.\n\n{DISCLAIMER}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.command()(serve.serve)
+app.command(hidden=True)(serve.stage)
+app.command()(demo.demo)
+app.command()(ingest.ingest)
+app.command()(classify.classify)
+app.command()(results.results)
+app.command()(results.worklist)
+app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
+app.command()(admin.plugins)
+app.add_typer(admin.config, name="config", help="The settings.")
+app.add_typer(admin.db, name="db", help="The database's schema.")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command. Exit code 0: done; 1: the work failed for some input; 2: the call or the settings are wrong."""
+    try:
+        app()
+    except (SettingsError, PluginError) as error:
+        _fail(error, 2)
+    except MeddError as error:
+        _fail(error, 1)
+    except BrokenPipeError:
+        # The reader of our output has gone (`medd results | head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(error: MeddError, code: int) -> None:
+    print(f"medd: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

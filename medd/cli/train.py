@@ -1,0 +1,79 @@
+"""`medd train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder per label; or train/, val/, test/ of such; or a CSV (path, label, patient, split).",
+        ),
+    ],
+    network: Annotated[str | None, typer.Option(help="Classifier to train.  [default: paper]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.  [default: 20]")] = None,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(help="Batches in an epoch; more than the data hold repeats them.  [default: 326]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch.  [default: 16]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, weights, order and augmentation.  [default: 0]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer.  [default: 0.001]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Rate before the last layer.  [default: 0.5]")] = None,
+    head: Annotated[str | None, typer.Option(help="sigmoid or softmax, for two labels.  [default: sigmoid]")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a lower validation loss.  [default: never]")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels.  [default: 150]")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 or 3 of the same grey.  [default: 3]")] = None,
+    rotation: Annotated[float | None, typer.Option(help="Augmentation, ± degrees.  [default: 10]")] = None,
+    shift: Annotated[float | None, typer.Option(help="Augmentation, ± part of the side.  [default: 0.1]")] = None,
+    zoom: Annotated[float | None, typer.Option(help="Augmentation, ± part of the size.  [default: 0.2]")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Augmentation, left to right.  [default: flip]")] = None,
+    negative: Annotated[str | None, typer.Option(help="The label that is no finding.  [default: NORMAL]")] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="What the threshold must reach on validation.  [default: 0.95]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.  [default: the network's]")] = None,
+    version: Annotated[str | None, typer.Option(help="Its version.  [default: the time]")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of these options; the command line wins.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle.  [default: HOME/models/NAME-VERSION]")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(envvar="MEDD_HOME", help="Where medd keeps what it writes.")] = None,
+) -> None:
+    """Train a network on labelled radiographs and write its bundle."""
+    from medd import plugins, settings
+    from medd.learn import train as learn
+
+    given: dict[str, Any] = {
+        "network": network,
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "dropout": dropout,
+        "head": head,
+        "patience": patience,
+        "negative": negative,
+        "sensitivity": sensitivity,
+        "name": name,
+        "version": version,
+        "preprocess": {"size": size, "channels": channels},
+        "augmentation": {"rotation_deg": rotation, "shift": shift, "zoom": zoom, "flip": flip},
+    }
+    known = settings.load(home)
+    options = learn.read_options(recipe, given)
+    folder = output or known.models_dir / f"{options.bundle_name}-{options.version}"
+    specs = plugins.classifiers(plugins.load_plugins(known.under_home(known.plugins_dir)))
+    made = learn.train(data, folder, options, specs)
+    measured = made.evaluation
+    typer.echo(f"{made.ref}: {folder}")
+    for metric in ("accuracy", "auroc", "sensitivity", "specificity"):
+        low, high = measured["ci"][metric]
+        typer.echo(f"{metric:12} {measured[metric]:.3f}  (95 % {low:.3f} to {high:.3f})")
+    typer.echo(f"measured on {measured['n']} images of {measured['patients']} patients, threshold {made.threshold}")

@@ -1,0 +1,302 @@
+"""From a file to the picture a radiologist sees: (H, W) float32 in [0, 1], air black and bone white.
+
+Training and classifying take this same road; whoever changes a grey value here changes what every model has learnt.
+"""
+
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
+
+from medd.errors import InputError, NotAssessable, TransientError
+from medd.imaging import streams
+from medd.imaging.grayscale import display
+from medd.records import MediaType, Reason
+
+Image = NDArray[np.float32]
+
+#: Rows × Columns. The largest detectors have 20 megapixels; a float32 of 100 takes 400 MB.
+MAX_PIXELS = 100_000_000
+#: Bytes of a file, or of a deflated object once inflated: 16 bits for each of the most pixels, and room for the rest.
+MAX_BYTES = 256 << 20
+#: Pixels on the shorter side. Less is an icon.
+MIN_SIDE = 64
+#: The range of [0, 1] that a picture must span: about two of 256 grey levels. Less is an exposure of nothing.
+MIN_RANGE = 2 / 256
+#: Mean absolute difference between two colour channels, in [0, 1]. Rounding in a grey JPEG stays below 0.005, a small
+#: coloured marker on a film too; photographs begin at about 0.03.
+MAX_COLOUR = 0.02
+
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def load(path: Path, media_type: MediaType | None = None) -> Image:
+    """Read one radiograph as it is displayed.
+
+    DICOM goes through the Modality LUT, the VOI LUT or window, then the inversion of MONOCHROME1
+    (`medd.imaging.grayscale`).
+    JPEG, PNG and TIFF are taken as grey from black to white, turned as their EXIF orientation says; transparency is
+    ignored. Colour whose channels are equal, or nearly so, counts as grey.
+
+    Args:
+        path: The file.
+        media_type: How it is encoded, where that is known; otherwise its first bytes tell.
+
+    Returns:
+        (H, W) float32 in [0, 1], 1 = white.
+
+    Raises:
+        NotAssessable: Sound, but no single grey picture of a size that a radiograph can have.
+        InputError: Damaged, cut, or of an encoding that nobody here decodes.
+        TransientError: The file is not there, or cannot be read now.
+    """
+    data = _read(path)
+    try:
+        with _quiet():
+            image = _decode(data, media_type or _sniff(data))
+    except NotAssessable as refusal:
+        raise NotAssessable(refusal.reason, f"{path.name}: {refusal}") from None
+    except MemoryError as error:
+        raise TransientError(f"{path.name}: not enough memory to decode it. Received: {len(data)} bytes") from error
+    except Exception as error:  # damaged bytes bring out anything: struct.error, KeyError, zlib.error, …
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(Reason.UNREADABLE, f"{path.name}: cannot be decoded. Received: {found}") from error
+    low, high, _, _ = cv2.minMaxLoc(image)
+    if high - low < MIN_RANGE:
+        message = f"{path.name}: shows nothing. Received: grey values from {low:.3f} to {high:.3f}"
+        raise NotAssessable(Reason.BLANK_IMAGE, message)
+    return image
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> bytes:
+    """All bytes of a file that is not absurdly large."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise NotAssessable(Reason.TOO_LARGE, f"{path.name}: more than {MAX_BYTES} bytes. Received: {size}")
+        return path.read_bytes()
+    except OSError as error:  # the spool's disk may come back
+        raise TransientError(f"{path.name}: cannot be read. Received: {error.strerror or error}") from error
+
+
+def _sniff(data: bytes) -> MediaType:
+    """Tell the encoding from the first bytes. The DICOM prefix goes first: its preamble may look like a TIFF."""
+    # Without preamble and meta group (PS3.10 allows neither, but they exist) a group 0002 or 0008 comes first.
+    if data[128:132] == b"DICM" or (data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0"):
+        return MediaType.DICOM
+    for magic, media_type in (
+        (b"\xff\xd8\xff", MediaType.JPEG),
+        (b"\x89PNG", MediaType.PNG),
+        (b"II*\0", MediaType.TIFF),
+        (b"MM\0*", MediaType.TIFF),
+    ):
+        if data.startswith(magic):
+            return media_type
+    raise ValueError(f"{len(data)} bytes of neither DICOM nor JPEG, PNG or TIFF, beginning {data[:8]!r}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the decoders remark: what matters is raised, and the rest is no concern of the operator.
+
+    Both settings belong to the process. Of two threads the later may leave it quiet for longer, which harms nothing.
+    """
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _check_size(rows: int, columns: int) -> None:
+    """Refuse, before anything is decoded, what cannot be a radiograph."""
+    if rows <= 0 or columns <= 0:
+        raise ValueError(f"an image of {columns}×{rows} pixels")
+    if rows * columns > MAX_PIXELS:
+        message = f"more than {MAX_PIXELS} pixels. Received: {columns}×{rows}"
+        raise NotAssessable(Reason.TOO_LARGE, message)
+    if min(rows, columns) < MIN_SIDE:
+        message = f"fewer than {MIN_SIDE} pixels on a side. Received: {columns}×{rows}"
+        raise NotAssessable(Reason.TOO_SMALL, message)
+
+
+# -- JPEG, PNG, TIFF -----------------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, media_type: MediaType) -> Image:
+    if media_type is MediaType.DICOM:
+        return _decode_dicom(data)
+    if media_type is MediaType.JPEG:
+        header = streams.jpeg(data)
+    elif media_type is MediaType.PNG:
+        header, data = streams.png(data)
+    else:
+        header = streams.tiff(data)
+    _check_size(header.rows, header.columns)
+    if header.pages > 1:
+        raise NotAssessable(Reason.MULTI_FRAME, "one picture is expected. Received: several pages")
+    # Without ANYDEPTH 16 bits become 8; without ANYCOLOR colour becomes grey unseen. Both drop transparency.
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if picture is None or picture.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{media_type} of {header.samples} × {header.bits} bits, damaged or of a kind not supported")
+    white = np.iinfo(picture.dtype).max
+    if header.white_is_zero and picture.dtype == np.uint16:  # OpenCV inverts 8 bits by itself
+        picture = white - picture
+    return _grey(picture, white, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else _scale(picture, white)
+
+
+def _scale(picture: NDArray[Any], white: int) -> Image:
+    image: Image = np.divide(picture, np.float32(white), dtype=np.float32)
+    return image
+
+
+def _grey(picture: NDArray[Any], white: int, to_grey: int = cv2.COLOR_RGB2GRAY) -> Image:
+    """Make grey what was only stored as colour.
+
+    Args:
+        picture: (H, W, 3) uint8 or uint16 in [0, white].
+        white: The largest value.
+        to_grey: OpenCV's name for the order of its channels.
+
+    Returns:
+        (H, W) float32 in [0, 1]: the luma of ITU-R BT.601, which of three equal values is that value.
+
+    Raises:
+        NotAssessable: It is a picture in colour.
+    """
+    channels = cv2.split(picture)
+    colour = max(cv2.mean(cv2.absdiff(*pair))[0] for pair in combinations(channels, 2)) / white
+    if colour > MAX_COLOUR:
+        message = f"a radiograph is grey. Received: colour channels that differ by {colour:.0%} on average"
+        raise NotAssessable(Reason.COLOUR_IMAGE, message)
+    return _scale(cv2.cvtColor(picture, to_grey), white)
+
+
+# -- DICOM ---------------------------------------------------------------------------------------------------------
+
+
+def _decode_dicom(data: bytes) -> Image:
+    _check_inflated_size(data)
+    dataset = dcmread(BytesIO(data), force=True)
+    keyword = next((name for name in _PIXEL_KEYWORDS if name in dataset), None)
+    if keyword is None:
+        if "Rows" in dataset or "SOPClassUID" not in dataset:  # cut before the pixels, or garbage
+            raise ValueError(f"an object that breaks off before its pixel data, {len(data)} bytes")
+        raise NotAssessable(Reason.NOT_AN_IMAGE, "an image is expected. Received: an object without pixel data")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise NotAssessable(Reason.MULTI_FRAME, f"one frame is expected. Received: {frames}")
+    _check_size(int(dataset.Rows), int(dataset.Columns))
+
+    kind = dataset.PhotometricInterpretation
+    stored, shown_as = _decode_frame(dataset, keyword)
+    if kind == "PALETTE COLOR":
+        painted = apply_color_lut(stored, dataset)
+        return _grey(painted, int(np.iinfo(painted.dtype).max))
+    if shown_as in _GREY:
+        return display(stored, dataset)
+    if shown_as == "RGB" and stored.dtype in (np.uint8, np.uint16):
+        return _grey(stored, (1 << int(dataset.BitsStored)) - 1)
+    raise ValueError(f"Photometric Interpretation (0028,0004) {kind!r} of {stored.dtype} samples")
+
+
+def _check_inflated_size(data: bytes) -> None:
+    """Refuse a deflated object (PS3.5 section A.5) that would fill the memory: pydicom inflates without limit."""
+    end_of_meta = 144 + int.from_bytes(data[140:144], "little")  # (0002,0000) stands first, PS3.10 section 7.1
+    if DeflatedExplicitVRLittleEndian.encode() not in data[132 : min(end_of_meta, 4096)]:
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflater.decompress(data[end_of_meta:], MAX_BYTES)
+    if inflater.unconsumed_tail:
+        message = f"more than {MAX_BYTES} bytes when inflated. Received: {len(data)} bytes, deflated"
+        raise NotAssessable(Reason.TOO_LARGE, message)
+
+
+def _decode_frame(dataset: Dataset, keyword: str) -> tuple[NDArray[Any], str]:
+    """Decode the only frame.
+
+    The decoder of each transfer syntax is named, so that the grey values do not hang on what else is installed.
+
+    Returns:
+        (H, W) as stored or (H, W, 3) RGB, native byte order; and its photometric interpretation by now.
+    """
+    syntax = _transfer_syntax(dataset)
+    if not syntax.is_encapsulated:
+        return _native_frame(dataset, keyword, syntax)
+    if syntax != RLELossless:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        header = streams.jpeg2000(frame) if syntax in JPEG2000TransferSyntaxes else streams.jpeg(frame)
+        declared = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+        if header[:3] != declared:
+            raise ValueError(f"rows, columns, samples {declared} declared, {tuple(header[:3])} in the compressed frame")
+        if (
+            syntax in (JPEGBaseline8Bit, JPEGExtended12Bit)
+            and (header.samples, header.bits) == (1, 8)
+            and dataset.BitsStored <= 8
+        ):
+            # Seven times as fast as pylibjpeg. Both round their DCT as they may: one pixel in 30 differs, by 1 of 255.
+            flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+            grey = cv2.imdecode(np.frombuffer(frame, np.uint8), flags)
+            if grey is None:
+                raise ValueError("a damaged JPEG stream")
+            return grey, dataset.PhotometricInterpretation
+    plugin = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "pylibjpeg"  # 4 times as fast, the same values
+    pixels, properties = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+    return pixels, str(properties["photometric_interpretation"])
+
+
+def _native_frame(dataset: Dataset, keyword: str, syntax: UID) -> tuple[NDArray[Any], str]:
+    expected = get_expected_length(dataset)
+    excess = len(dataset[keyword].value) - expected
+    # Less is refused by pydicom. Some devices pad to a block; but more than a row too much, and the size is not true.
+    if excess > 1 and excess > expected // dataset.Rows:
+        raise ValueError(f"{expected} bytes of pixel data by the stated size, {expected + excess} there")
+    stored_bits = dataset.get("BitsStored")
+    if stored_bits is not None and dataset.get("HighBit", stored_bits - 1) != stored_bits - 1:  # PS3.5 section 8.1.1
+        raise ValueError(f"High Bit (0028,0102) {dataset.HighBit} with Bits Stored (0028,0101) {stored_bits}")
+    # `display` looks no higher than Bits Stored, which spares two copies of 8 MB. It takes no more than 16 bits.
+    spare: dict[str, Any] = {}
+    grey = dataset.PhotometricInterpretation in _GREY
+    if grey and dataset.BitsAllocated in (8, 16) and syntax.is_little_endian:
+        spare = {"view_only": True, "correct_unused_bits": False}
+    pixels, properties = get_decoder(syntax).as_array(dataset, index=0, **spare)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), str(properties["photometric_interpretation"])
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    """(0002,0010) Transfer Syntax UID; of a dataset without meta group, what it was read as."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return UID(dataset.file_meta.TransferSyntaxUID)

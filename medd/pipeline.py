@@ -1,0 +1,176 @@
+"""The composition root: builds what the daemon runs from the settings. Read this first.
+
+::
+
+    listener ─┐                                    ┌─▶ instance, job
+              ├─▶ intake ─▶ spool (bytes) ─▶ database
+    inbox ────┘                                    └─▶ worker ─▶ decode ─▶ preprocess ─▶ classifier ─▶ prediction
+"""
+
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from medd import plugins
+from medd.errors import SettingsError
+from medd.ingest import admission
+from medd.ingest.intake import Intake
+from medd.ingest.listener import Listener
+from medd.ingest.watch import Inbox
+from medd.queue.base import CLASSIFY
+from medd.queue.sql import SqlQueue
+from medd.queue.worker import Worker
+from medd.settings import Settings
+from medd.store.database import Database, check_schema
+from medd.store.spool import Spool
+
+if TYPE_CHECKING:
+    from medd.classify.classifier import LoadedModel
+
+#: The parts of the daemon, each a process.
+STAGES = ("receive", "work")
+
+
+def load_plugins(settings: Settings) -> pluggy.PluginManager:
+    """Every plugin, checked.
+
+    Raises:
+        PluginError: One cannot be used.
+    """
+    return plugins.load_plugins(settings.under_home(settings.plugins_dir), builtin=(admission,))
+
+
+def open_database(settings: Settings) -> Database:
+    """The database, with the schema this program is written for.
+
+    Raises:
+        SettingsError: The home folder cannot be written, the URL is wrong, or the schema does not fit.
+        TransientError: The database is away.
+    """
+    make_home(settings)
+    database = Database(settings.database_url)
+    check_schema(database)
+    return database
+
+
+def open_existing_database(settings: Settings) -> Database:
+    """The database of a home that is in use, for commands that only look.
+
+    Raises:
+        SettingsError: There is no database yet, or its schema does not fit.
+        TransientError: The database is away.
+    """
+    database = Database(settings.database_url)
+    if database.file is not None and not database.file.is_file():
+        raise SettingsError(f"no database at {database.file}: nothing was received in this home yet")
+    check_schema(database)
+    return database
+
+
+def make_home(settings: Settings) -> None:
+    """Make the home folder.
+
+    Raises:
+        SettingsError: It cannot be made or written.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        probe = settings.home / f".probe-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(f"home: {settings.home} cannot be written. Received: {error.strerror}") from error
+
+
+def node_id(settings: Settings) -> str:
+    """A name for this home on this host that outlives restarts: who holds which lease."""
+    file = settings.home / "node-id"
+    if not file.exists():
+        file.write_text(f"{socket.gethostname()[:32]}-{secrets.token_hex(8)}\n")
+    return file.read_text().strip()
+
+
+def build_intake(settings: Settings, database: Database) -> Intake:
+    """The one door."""
+    spool = Spool(settings.spool_dir)
+    spool.prepare()
+    return Intake(database, spool, load_plugins(settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What takes images in."""
+
+    listener: Listener
+    inboxes: tuple[Inbox, ...]
+    #: "AE@host:port", for the ready line.
+    address: str
+
+    def start(self) -> None:
+        """Take images from now on."""
+        self.listener.start()
+        for inbox in self.inboxes:
+            inbox.start()
+
+    def stop(self) -> None:
+        """Finish what is coming in and stop."""
+        self.listener.stop()
+        for inbox in self.inboxes:
+            inbox.stop()
+
+
+def build_receiver(settings: Settings) -> Receiver:
+    """The listener and the watched folders, which share one door.
+
+    Raises:
+        MeddError: Something of it cannot be built.
+    """
+    intake = build_intake(settings, open_database(settings))
+    listener = Listener(settings.listener, intake)
+    inboxes = tuple(Inbox(inbox, settings.under_home(inbox.path), intake) for inbox in settings.inbox)
+    return Receiver(listener, inboxes, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}")
+
+
+def load_model(settings: Settings, folder: Path | None = None) -> "tuple[LoadedModel, pluggy.PluginManager]":
+    """The classifier of the settings without a database, on its own bundle or the one in `folder`; and the plugins.
+
+    Raises:
+        MeddError: A plugin or the model cannot be used.
+    """
+    from medd.classify.classifier import load
+    from medd.registry.registry import find_spec
+
+    manager = load_plugins(settings)
+    specs = plugins.classifiers(manager)
+    chosen = folder or find_spec(settings.model.classifier, specs).bundle
+    if chosen is None:
+        raise SettingsError(f"classifier {settings.model.classifier!r} ships no model; name one with --model")
+    return load(chosen, specs, threads=settings.worker.threads), manager
+
+
+def build_worker(settings: Settings, index: int) -> Worker:
+    """A worker with the champion loaded.
+
+    Args:
+        settings: The settings.
+        index: Which of this home's worker processes it is.
+
+    Raises:
+        MeddError: The database, a plugin or the model cannot be used.
+    """
+    # Late: the receiver builds itself from this module too, and must not load what decodes and scores.
+    from medd.classify.classifier import load
+    from medd.classify.stage import ClassifyStage
+    from medd.registry.registry import champion_folder, find_spec
+
+    database, manager, wanted = open_database(settings), load_plugins(settings), settings.worker
+    specs = plugins.classifiers(manager)
+    folder = champion_folder(database, find_spec(settings.model.classifier, specs))
+    model = load(folder, specs, threads=wanted.threads)
+    queue = SqlQueue(database, f"{node_id(settings)}:{index}", wanted.lease_s, wanted.max_attempts)
+    stage = ClassifyStage(model, Spool(settings.spool_dir), queue, manager, wanted.threads)
+    return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)

@@ -1,0 +1,181 @@
+"""The queue as a table, on SQLite and PostgreSQL alike."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection
+
+from medd.queue.base import MAX_BACKOFF_S, JobState, backoff_s
+from medd.records import Job, Reason, Status
+from medd.store.database import Database
+from medd.store.tables import UtcDateTime, instance, job
+
+#: What a job that nobody holds has.
+_FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
+
+
+class SqlQueue:
+    """Claims and acknowledgements of one worker.
+
+    Args:
+        database: Where the jobs lie.
+        owner: Who claims; a worker that starts again under the same name takes its own lost work back at once.
+        lease_s: Seconds a claim holds without a heartbeat.
+        max_attempts: Tries before a job is dead.
+    """
+
+    def __init__(self, database: Database, owner: str = "", lease_s: float = 60, max_attempts: int = 5) -> None:
+        self.database, self.owner, self.lease_s, self.max_attempts = database, owner, lease_s, max_attempts
+
+    def _in(self, seconds: float) -> ColumnElement[datetime]:
+        """The moment `seconds` from now, by the one clock that all workers share."""
+        if self.database.is_sqlite:
+            return sa.literal(datetime.now(UTC) + timedelta(seconds=seconds), UtcDateTime)
+        return sa.func.clock_timestamp() + sa.literal(timedelta(seconds=seconds), sa.Interval)
+
+    def _reached(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
+        # A moment further ahead than any is ever set was written before the clock was put back: it counts as reached.
+        return (column <= self._in(0)) | (column > self._in(2 * MAX_BACKOFF_S))
+
+    def claim(self, kind: str, limit: int) -> list[Job]:
+        """Claim the jobs that go first, at most `limit`.
+
+        A job that was tried twice is claimed alone: if it is the one that kills its worker, no other suffers for it.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        ready = (
+            (job.c.kind == kind)
+            & (job.c.state == JobState.PENDING)
+            & (job.c.available_at.is_(None) | self._reached(job.c.available_at))
+        )
+        order = (job.c.priority, job.c.id)
+        first = sa.select(job.c.attempts).where(ready).order_by(*order).limit(1)
+        with self.database.read() as connection:
+            attempts = connection.scalar(first)
+        if attempts is None:
+            return []
+        if attempts >= 2:
+            limit = 1
+        else:
+            ready &= job.c.attempts < 2
+        token = secrets.token_hex(16)
+        chosen = sa.select(job.c.id).where(ready).order_by(*order).limit(limit).with_for_update(skip_locked=True)
+        statement = (
+            job.update()
+            .where(job.c.id.in_(chosen))
+            .values(
+                state=JobState.RUNNING,
+                attempts=job.c.attempts + 1,
+                lease_owner=self.owner,
+                lease_token=token,
+                lease_until=self._in(self.lease_s),
+            )
+            .returning(job.c.id, job.c.kind, job.c.instance_id, job.c.attempts, job.c.lease_token)
+        )
+        with self.database.write() as connection:
+            return sorted((Job(*row) for row in connection.execute(statement)), key=lambda claimed: claimed.id)
+
+    def extend(self, tokens: Sequence[str]) -> None:
+        """The heartbeat: every job still running under these tokens holds for another lease.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        with self.database.write() as connection:
+            ours = (job.c.state == JobState.RUNNING) & job.c.lease_token.in_(tokens)
+            connection.execute(job.update().where(ours).values(lease_until=self._in(self.lease_s)))
+
+    def finish(self, connection: Connection, claimed: Sequence[Job]) -> set[int]:
+        """Mark jobs done within the transaction of their results.
+
+        Returns:
+            The ids of those that were still ours; the results of the others must not be stored.
+        """
+        ours = job.c.id.in_([one.id for one in claimed]) & job.c.lease_token.in_({one.lease_token for one in claimed})
+        done = job.update().where(ours).values(state=JobState.DONE, error=None, **_FREE).returning(job.c.id)
+        return set(connection.scalars(done))
+
+    def retry(self, claimed: Job, error: str) -> JobState | None:
+        """Give a job back after a failure that may pass, or bury it when it was tried too often.
+
+        Returns:
+            Its state now, or None when it is no longer ours.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        with self.database.write() as connection:
+            ours = (job.c.id == claimed.id) & (job.c.lease_token == claimed.lease_token)
+            if claimed.attempts >= self.max_attempts:
+                state, available_at = JobState.DEAD, None
+            else:
+                state, available_at = JobState.PENDING, self._in(backoff_s(claimed.attempts))
+            given_back = job.update().where(ours).values(state=state, available_at=available_at, error=error, **_FREE)
+            if connection.execute(given_back).rowcount == 0:
+                return None
+            if state is JobState.DEAD:
+                _fail_instances(connection, [claimed.instance_id], error)
+            return state
+
+    def recover(self, kind: str, *, own: bool = False) -> int:
+        """Give back the jobs of workers that fell silent; with `own`, those of an earlier life of this worker.
+
+        Returns:
+            How many came back.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        lost = (job.c.kind == kind) & (job.c.state == JobState.RUNNING)
+        lost &= job.c.lease_owner == self.owner if own else self._reached(job.c.lease_until)
+        with self.database.read() as connection:
+            if connection.scalar(sa.select(sa.exists().where(lost))) is False:
+                return 0
+        error = "the worker died or fell silent"
+        with self.database.write() as connection:
+            again = job.update().where(lost & (job.c.attempts < self.max_attempts))
+            count = connection.execute(again.values(state=JobState.PENDING, error=error, **_FREE)).rowcount
+            given_up = job.update().where(lost & (job.c.attempts >= self.max_attempts))
+            dead = given_up.values(state=JobState.DEAD, error=error, **_FREE).returning(job.c.instance_id)
+            _fail_instances(connection, list(connection.scalars(dead)), error)
+        return count
+
+    def revive(self, kind: str, instance_ids: Sequence[int] | None = None) -> int:
+        """Bring dead jobs back, all of a kind or those of some instances: `medd queue retry`.
+
+        Returns:
+            How many came back.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        dead = (job.c.kind == kind) & (job.c.state == JobState.DEAD)
+        if instance_ids is not None:
+            dead &= job.c.instance_id.in_(instance_ids)
+        alive = job.update().where(dead).values(state=JobState.PENDING, attempts=0, available_at=None)
+        with self.database.write() as connection:
+            ids = list(connection.scalars(alive.returning(job.c.instance_id)))
+            again = {"status": Status.PENDING, "reason": None, "detail": None}
+            connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**again))
+        return len(ids)
+
+    def counts(self, kind: str) -> dict[JobState, int]:
+        """How many jobs of a kind are in each state.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        statement = sa.select(job.c.state, sa.func.count()).where(job.c.kind == kind).group_by(job.c.state)
+        with self.database.read() as connection:
+            found = {JobState(state): count for state, count in connection.execute(statement)}
+        return {state: found.get(state, 0) for state in JobState}
+
+
+def _fail_instances(connection: Connection, ids: Sequence[int], detail: str) -> None:
+    failed = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED, "detail": detail}
+    connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**failed))

@@ -1,0 +1,90 @@
+"""The loop of every worker: claim → handle → acknowledge, with a heartbeat beside it."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from medd.errors import TransientError
+from medd.queue.sql import SqlQueue
+from medd.records import Job
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait when the database is away.
+AWAY_S = 1.0
+
+
+class Stage(Protocol):
+    """What a worker does with the jobs it claims."""
+
+    def handle(self, jobs: Sequence[Job]) -> Callable[[], None]:
+        """Do the work and return the function that commits its results.
+
+        Work and commit are apart because a database that is away must not cost work that is done: the commit alone is
+        tried again.
+        """
+
+
+class Worker:
+    """Runs one kind of job until it is told to stop. What it has claimed it finishes first."""
+
+    def __init__(self, queue: SqlQueue, kind: str, stage: Stage, *, batch_size: int, poll_s: float) -> None:
+        self._queue, self._kind, self._stage = queue, kind, stage
+        self._batch_size, self._poll_s = batch_size, poll_s
+        self._stop = threading.Event()
+        self._held: tuple[str, ...] = ()
+
+    def stop(self) -> None:
+        """Stop after the jobs in hand."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        heartbeat.start()
+        fresh = True
+        while not self._stop.is_set():
+            try:
+                if fresh:
+                    self._queue.recover(self._kind, own=True)
+                    fresh = False
+                jobs = self._queue.claim(self._kind, self._batch_size)
+                if jobs:
+                    self._work(jobs)
+                else:
+                    self._stop.wait(self._poll_s)
+            except TransientError as error:
+                log.warning("waiting: %s", error, extra={"event": "worker.waiting"})
+                self._stop.wait(AWAY_S)
+            except Exception:  # a bug in one batch must not end the worker; the jobs come back when the lease ends
+                log.exception("batch failed", extra={"event": "worker.failed"})
+                self._stop.wait(AWAY_S)
+        heartbeat.join(timeout=1)
+
+    def _work(self, jobs: Sequence[Job]) -> None:
+        self._held = tuple({job.lease_token for job in jobs})
+        try:
+            commit = self._stage.handle(jobs)
+            while True:
+                try:
+                    commit()
+                    return
+                except TransientError as error:
+                    log.warning("results wait: %s", error, extra={"event": "worker.waiting", "count": len(jobs)})
+                    if self._stop.wait(AWAY_S):
+                        return
+        finally:
+            self._held = ()
+
+    def _beat(self) -> None:
+        interval = self._queue.lease_s / 4
+        while not self._stop.wait(interval):
+            try:
+                if self._held:
+                    self._queue.extend(self._held)
+                self._queue.recover(self._kind)
+            except TransientError as error:
+                log.warning("no heartbeat: %s", error, extra={"event": "worker.waiting"})
+            except Exception:  # without a heartbeat the work in hand would be lost
+                log.exception("heartbeat failed", extra={"event": "worker.failed"})

@@ -1,0 +1,239 @@
+"""The questions that are asked of the database, and the facts that are told to it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from medd.records import ModelVersion, Prediction, Reason, Status
+from medd.store.tables import instance, job, model_version, prediction, results
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a row that was handed to `add_instances`."""
+
+    id: int
+    #: False when the same bytes were there already.
+    new: bool
+    status: Status
+    reason: Reason | None
+    received_at: datetime
+
+
+def add_instances(connection: Connection, rows: Sequence[dict[str, Any]], job_kind: str) -> dict[str, Added]:
+    """Insert instances, and a job for each that is pending; bytes that are there already are left alone.
+
+    Args:
+        connection: The caller's transaction.
+        rows: Columns of `instance`, all the same ones.
+        job_kind: The kind of job a pending instance gets.
+
+    Returns:
+        By SHA-256.
+    """
+    # Sorted, so that two receivers with the same images wait for each other instead of deadlocking.
+    unique = sorted({row["sha256"]: row for row in rows}.values(), key=lambda row: row["sha256"])
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(instance)
+    once = insert.on_conflict_do_nothing(index_elements=["sha256"]).returning(instance.c.id, instance.c.sha256)
+    ids = {sha256: id_ for id_, sha256 in connection.execute(once, unique)}
+    jobs = [
+        {"kind": job_kind, "instance_id": ids[row["sha256"]], "state": "pending"}
+        for row in unique
+        if row["sha256"] in ids and row["status"] == Status.PENDING
+    ]
+    if jobs:
+        connection.execute(job.insert(), jobs)
+    added = {
+        row["sha256"]: Added(ids[row["sha256"]], True, row["status"], row["reason"], row["received_at"])
+        for row in unique
+        if row["sha256"] in ids
+    }
+    known = [row["sha256"] for row in unique if row["sha256"] not in ids]
+    if known:
+        columns = (instance.c.sha256, instance.c.id, instance.c.status, instance.c.reason, instance.c.received_at)
+        for sha256, id_, status, reason, at in connection.execute(
+            sa.select(*columns).where(instance.c.sha256.in_(known))
+        ):
+            added[sha256] = Added(id_, False, Status(status), Reason(reason) if reason else None, at)
+    return added
+
+
+def locate(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """SHA-256 and media type of instances, by id."""
+    columns = sa.select(instance.c.id, instance.c.sha256, instance.c.media_type)
+    return {id_: (sha256, media) for id_, sha256, media in connection.execute(columns.where(instance.c.id.in_(ids)))}
+
+
+def record_predictions(connection: Connection, made: Sequence[Prediction]) -> None:
+    """Store predictions, each as the current one of its instance; the same model version twice is one prediction."""
+    if not made:
+        return
+    ids = [one.instance_id for one in made]
+    earlier = prediction.c.instance_id.in_(ids) & prediction.c.current
+    connection.execute(prediction.update().where(earlier).values(current=False))
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(prediction)
+    changed = {c.name: c for c in insert.excluded if c.name not in ("id", "instance_id", "model")}
+    upsert = insert.on_conflict_do_update(index_elements=["instance_id", "model"], set_=changed)
+    connection.execute(upsert, [{**asdict(one), "current": True} for one in made])
+    scored = {"status": Status.SCORED, "reason": None, "detail": None}
+    connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**scored))
+
+
+def set_not_assessed(connection: Connection, instance_id: int, reason: str, detail: str) -> None:
+    """Record why no model judges an instance."""
+    values = {"status": Status.NOT_ASSESSED, "reason": reason, "detail": detail}
+    connection.execute(instance.update().where(instance.c.id == instance_id).values(**values))
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFilter:
+    """Which rows `find_results` gives; None does not restrict."""
+
+    since: datetime | None = None
+    label: str | None = None
+    min_probability: float | None = None
+    patient: str | None = None
+    study: str | None = None
+    status: Status | None = None
+    limit: int | None = None
+
+
+#: The columns of a result, in the order of `medd results --format csv`.
+RESULT_COLUMNS = tuple(column.name for column in results.columns)
+
+
+def find_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[str, Any]]:
+    """The rows of the view ``results``, newest first, one after the other."""
+    statement = sa.select(results)
+    if wanted.since is not None:
+        statement = statement.where(results.c.received_at >= wanted.since)
+    if wanted.label is not None:
+        statement = statement.where(results.c.label == wanted.label)
+    if wanted.min_probability is not None:
+        statement = statement.where(results.c.probability >= wanted.min_probability)
+    if wanted.patient is not None:
+        statement = statement.where(results.c.patient_id == wanted.patient)
+    if wanted.study is not None:
+        statement = statement.where(results.c.study_instance_uid == wanted.study)
+    if wanted.status is not None:
+        statement = statement.where(results.c.status == wanted.status)
+    statement = statement.order_by(results.c.received_at.desc(), results.c.instance_id.desc()).limit(wanted.limit)
+    streamed = connection.execution_options(yield_per=1000)
+    for row in streamed.execute(statement):
+        yield dict(row._mapping)
+
+
+_WORKLIST = """
+WITH image AS (
+    SELECT i.id, i.study_instance_uid, i.patient_id, i.accession_number, i.origin, i.received_at, i.status, i.reason,
+           p.label, p.positive, p.probability, p.threshold, p.model,
+           CASE WHEN i.study_instance_uid = '' THEN i.sha256 ELSE i.study_instance_uid END AS study
+    FROM instance AS i LEFT JOIN prediction AS p ON p.instance_id = i.id AND p.current
+    WHERE i.received_at >= :since
+), ranked AS (
+    SELECT image.*,
+           row_number() OVER (PARTITION BY study ORDER BY probability DESC NULLS LAST, id) AS place,
+           count(*) OVER (PARTITION BY study) AS images,
+           sum(CASE WHEN status = 'scored' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS scored,
+           sum(CASE WHEN status = 'pending' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS pending,
+           sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS failed,
+           min(received_at) OVER (PARTITION BY study) AS first_received_at
+    FROM image
+)
+SELECT study_instance_uid, patient_id, accession_number, first_received_at AS received_at, images,
+       CASE WHEN pending > 0 THEN 'pending' WHEN failed > 0 THEN 'failed'
+            WHEN scored > 0 THEN 'scored' ELSE 'not_assessed' END AS status,
+       reason, label, positive, probability, threshold, model, origin
+FROM ranked
+WHERE place = 1
+ORDER BY CASE WHEN positive THEN 0 WHEN pending > 0 OR failed > 0 OR scored = 0 THEN 1 ELSE 2 END,
+         probability DESC NULLS LAST, first_received_at, id
+LIMIT :limit
+"""
+
+
+def find_worklist(connection: Connection, since: datetime, limit: int) -> list[dict[str, Any]]:
+    """Studies received since a moment, most urgent first.
+
+    Findings come first, the surest at the top; then what nobody judged completely (waiting, failed, not assessed), as
+    it may hold anything; then what was scored below the threshold. An image without a study is one of its own.
+    """
+    types = results.c
+    statement = (
+        sa.text(_WORKLIST)
+        .bindparams(sa.bindparam("since", type_=types.received_at.type))
+        .columns(received_at=types.received_at.type, positive=sa.Boolean)
+    )
+    rows = connection.execute(statement, {"since": since, "limit": limit})
+    return [dict(row._mapping) for row in rows]
+
+
+def list_dead(connection: Connection, limit: int) -> Iterator[dict[str, Any]]:
+    """Dead jobs with the reason, newest first."""
+    statement = (
+        sa.select(job.c.id, job.c.kind, job.c.instance_id, instance.c.sop_instance_uid, job.c.attempts, job.c.error)
+        .join(instance)
+        .where(job.c.state == "dead")
+        .order_by(job.c.id.desc())
+        .limit(limit)
+    )
+    for row in connection.execute(statement):
+        yield dict(row._mapping)
+
+
+def count_statuses(connection: Connection) -> dict[Status, int]:
+    """How many instances are in each status."""
+    statement = sa.select(instance.c.status, sa.func.count()).group_by(instance.c.status)
+    found = {Status(status): count for status, count in connection.execute(statement)}
+    return {status: found.get(status, 0) for status in Status}
+
+
+def find_champion(connection: Connection, classifier: str) -> ModelVersion | None:
+    """The model version on duty for a classifier."""
+    row = connection.execute(
+        model_version.select().where(model_version.c.classifier == classifier, model_version.c.role == "champion")
+    ).first()
+    return None if row is None else _model(row)
+
+
+def find_model(connection: Connection, name: str, version: str) -> ModelVersion | None:
+    """A model version by name."""
+    row = connection.execute(
+        model_version.select().where(model_version.c.name == name, model_version.c.version == version)
+    ).first()
+    return None if row is None else _model(row)
+
+
+def list_models(connection: Connection) -> list[ModelVersion]:
+    """Every model version the registry knows."""
+    return [_model(row) for row in connection.execute(model_version.select().order_by(model_version.c.id))]
+
+
+def put_champion(connection: Connection, model: ModelVersion, now: datetime) -> None:
+    """Put a model version on duty; whoever was on duty for its classifier retires."""
+    retire = model_version.update().where(
+        model_version.c.classifier == model.classifier, model_version.c.role == "champion"
+    )
+    connection.execute(retire.values(role="retired"))
+    values = {
+        "name": model.name,
+        "version": model.version,
+        "classifier": model.classifier,
+        "digest": model.digest,
+        "path": str(model.path),
+        "role": "champion",
+        "created_at": now,
+    }
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(model_version).values(**values)
+    changed = {name: values[name] for name in ("classifier", "digest", "path", "role")}
+    connection.execute(insert.on_conflict_do_update(index_elements=["name", "version"], set_=changed))
+
+
+def _model(row: Any) -> ModelVersion:
+    return ModelVersion(row.name, row.version, row.classifier, row.digest, Path(row.path), row.role)
