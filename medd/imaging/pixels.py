@@ -3,6 +3,7 @@
 Training and classifying take this same road; whoever changes a grey value here changes what every model has learnt.
 """
 
+import logging
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
@@ -47,10 +49,11 @@ MAX_BYTES = 256 << 20
 MIN_SIDE = 64
 #: The range of [0, 1] that a picture must span: about two of 256 grey levels. Less is an exposure of nothing.
 MIN_RANGE = 2 / 256
-#: Mean absolute difference between two colour channels, in [0, 1]. Rounding in a grey JPEG stays below 0.005, a small
-#: coloured marker on a film too; photographs begin at about 0.03.
+#: Mean absolute difference between two colour channels, in [0, 1]. Rounding in a grey JPEG stays below 1/255, and a
+#: coloured marker on a hundredth of a film below 0.01; of the colour samples that pydicom ships most are above 0.04.
 MAX_COLOUR = 0.02
 
+_PYDICOM_LOG = logging.getLogger("pydicom")
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
@@ -59,9 +62,8 @@ def load(path: Path, media_type: MediaType | None = None) -> Image:
     """Read one radiograph as it is displayed.
 
     DICOM goes through the Modality LUT, the VOI LUT or window, then the inversion of MONOCHROME1
-    (`medd.imaging.grayscale`).
-    JPEG, PNG and TIFF are taken as grey from black to white, turned as their EXIF orientation says; transparency is
-    ignored. Colour whose channels are equal, or nearly so, counts as grey.
+    (`medd.imaging.grayscale`). JPEG, PNG and TIFF are taken as grey from black to white, turned as their orientation
+    tag says; transparency is ignored. Colour whose channels are equal, or nearly so, counts as grey.
 
     Args:
         path: The file.
@@ -127,16 +129,18 @@ def _sniff(data: bytes) -> MediaType:
 def _quiet() -> Iterator[None]:
     """Hold back what the decoders remark: what matters is raised, and the rest is no concern of the operator.
 
-    Both settings belong to the process. Of two threads the later may leave it quiet for longer, which harms nothing.
+    These settings belong to the process. Of two threads the later may leave it quiet for longer, which harms nothing.
     """
-    level = cv2.utils.logging.getLogLevel()
+    level, log_level = cv2.utils.logging.getLogLevel(), _PYDICOM_LOG.level
     cv2.utils.logging.setLogLevel(0)
+    _PYDICOM_LOG.setLevel(logging.CRITICAL)  # it logs each decoder's failure with a traceback, then raises as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         cv2.utils.logging.setLogLevel(level)
+        _PYDICOM_LOG.setLevel(log_level)
 
 
 def _check_size(rows: int, columns: int) -> None:
@@ -211,8 +215,8 @@ def _decode_dicom(data: bytes) -> Image:
     dataset = dcmread(BytesIO(data), force=True)
     keyword = next((name for name in _PIXEL_KEYWORDS if name in dataset), None)
     if keyword is None:
-        if "Rows" in dataset or "SOPClassUID" not in dataset:  # cut before the pixels, or garbage
-            raise ValueError(f"an object that breaks off before its pixel data, {len(data)} bytes")
+        if "SOPClassUID" not in dataset or _breaks_off(dataset):
+            raise ValueError(f"no DICOM object, or one that breaks off, of {len(data)} bytes")
         raise NotAssessable(Reason.NOT_AN_IMAGE, "an image is expected. Received: an object without pixel data")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -229,6 +233,12 @@ def _decode_dicom(data: bytes) -> Image:
     if shown_as == "RGB" and stored.dtype in (np.uint8, np.uint16):
         return _grey(stored, (1 << int(dataset.BitsStored)) - 1)
     raise ValueError(f"Photometric Interpretation (0028,0004) {kind!r} of {stored.dtype} samples")
+
+
+def _breaks_off(dataset: Dataset) -> bool:
+    """Whether the last element is shorter than it says: pydicom takes what is there and does not mind."""
+    last = dataset.get_item(max(dataset.keys()))
+    return isinstance(last, RawDataElement) and last.value is not None and len(last.value) < last.length
 
 
 def _check_inflated_size(data: bytes) -> None:
