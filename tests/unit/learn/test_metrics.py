@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from medd.learn import metrics
+
+TRUTH = np.array([False, False, False, True, True, True, True, True])
+SCORE = np.array([0.1, 0.4, 0.8, 0.3, 0.6, 0.7, 0.9, 1.0], np.float32)
+
+
+def test_figures_of_a_small_table():
+    figures = metrics.figures(TRUTH, SCORE, 0.5)
+    assert tuple(figures) == metrics.METRICS
+    assert metrics.confusion(TRUTH, SCORE, 0.5) == {"tn": 2, "fp": 1, "fn": 1, "tp": 4}
+    assert figures["accuracy"] == pytest.approx(6 / 8)
+    assert figures["sensitivity"] == pytest.approx(4 / 5)
+    assert figures["specificity"] == pytest.approx(2 / 3)
+    assert figures["auroc"] == pytest.approx(11 / 15)
+    assert figures["brier"] == pytest.approx(np.mean((SCORE - TRUTH) ** 2))
+
+
+def test_a_score_on_the_threshold_is_positive():
+    assert metrics.confusion(np.array([True]), np.array([0.5]), 0.5)["tp"] == 1
+
+
+def test_a_weight_of_two_is_the_image_twice():
+    weight = np.array([1, 2, 1, 0, 1, 1, 2, 1], float)
+    twice = np.repeat(np.arange(8), weight.astype(int))
+    assert metrics.figures(TRUTH, SCORE, 0.5, weight) == pytest.approx(metrics.figures(TRUTH[twice], SCORE[twice], 0.5))
+
+
+def test_a_calibrated_score_has_no_calibration_error():
+    truth = np.array([True, False, False, False] * 10)
+    assert metrics.figures(truth, np.full(40, 0.25), 0.5)["ece"] == pytest.approx(0)
+
+
+def test_intervals_hold_the_figure_and_narrow_with_more_patients():
+    rng = np.random.default_rng(0)
+    truth = rng.random(400) < 0.6
+    score = np.clip(0.3 * truth + 0.7 * rng.random(400), 0, 1)
+    widths = []
+    for per_patient in (1, 20):
+        patients = [str(n // per_patient) for n in range(400)]
+        low, high = metrics.intervals(truth, score, 0.5, patients, resamples=200)["auroc"]
+        assert low < metrics.figures(truth, score, 0.5)["auroc"] < high
+        widths.append(high - low)
+    copies = metrics.intervals(np.repeat(truth, 9), np.repeat(score, 9), 0.5, [str(n // 9) for n in range(3600)],
+                               resamples=200)["auroc"]  # fmt: skip
+    # Nine copies of each patient's image say nothing new.
+    assert copies[1] - copies[0] == pytest.approx(widths[0], rel=0.01)
+
+
+def test_a_draw_without_either_class_is_left_out():
+    intervals = metrics.intervals(np.array([True, False]), np.array([0.9, 0.1]), 0.5, ["a", "b"], resamples=20)
+    assert intervals["auroc"] == (1, 1)
+
+
+@pytest.mark.parametrize("goal", [0.5, 0.8, 0.9, 0.95, 1.0])
+def test_the_threshold_is_the_highest_that_reaches_the_goal(goal):
+    rng = np.random.default_rng(0)
+    truth = rng.random(200) < 0.7
+    score = rng.random(200).astype(np.float32)
+    threshold = metrics.threshold_for(truth, score, goal)
+    assert metrics.figures(truth, score, threshold)["sensitivity"] >= goal
+    assert metrics.figures(truth, score, threshold + 1e-4)["sensitivity"] < goal
+
+
+def test_the_goal_of_one_finds_every_finding():
+    assert metrics.threshold_for(TRUTH, SCORE, 1.0) == 0.3
