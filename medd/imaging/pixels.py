@@ -122,7 +122,7 @@ def _sniff(data: bytes) -> MediaType:
     ):
         if data.startswith(magic):
             return media_type
-    raise ValueError(f"{len(data)} bytes of neither DICOM nor JPEG, PNG or TIFF, beginning {data[:8]!r}")
+    raise ValueError(f"{len(data)} bytes of neither DICOM nor JPEG, PNG or TIFF, beginning {data[:4]!r}")
 
 
 @contextmanager
