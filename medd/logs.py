@@ -57,6 +57,8 @@ def configure(level: str, style: str) -> None:
     """Send everything to stderr. pynetdicom and alembic are kept to warnings: their lines name peers and data."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    # Nothing shows them, and they are looked up for every line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

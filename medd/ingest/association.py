@@ -20,9 +20,10 @@ from medd.store.spool import SpoolWriter
 
 log = logging.getLogger(__name__)
 
-_BUFFER_BYTES = 1 << 18
+#: Below glibc's threshold for a mapping of its own, which would be made and unmade for each association.
+_BUFFER_BYTES = 120 << 10
 #: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax stays well below.
-_MAX_ASSOCIATE_BYTES = 1 << 18
+_MAX_ASSOCIATE_BYTES = 100 << 10
 _MAX_COMMAND_BYTES = 1 << 16
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")

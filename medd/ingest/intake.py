@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
-from sqlalchemy.exc import DBAPIError
 
 from medd import plugins
 from medd.dicom import headers
@@ -20,7 +19,7 @@ from medd.errors import InputError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.records import Instance, InstanceHeader, MediaType, Reason, Status, Verdict
 from medd.store.database import Database
-from medd.store.repository import Added, add_instances
+from medd.store.inserts import Added, InstanceInserter
 from medd.store.spool import Spool, SpoolWriter
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Intake:
     """The door. Safe to use from many threads at once: those that wait for the disk share one commit."""
 
     def __init__(self, database: Database, spool: Spool, manager: pluggy.PluginManager) -> None:
-        self._database, self._spool, self._manager = database, spool, manager
+        self._spool, self._manager = spool, manager
         self._commits = _GroupCommit(database)
 
     def begin(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> SpoolWriter:
@@ -184,7 +183,7 @@ class _GroupCommit:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._inserter = InstanceInserter(database, CLASSIFY)
         self._leader = threading.Lock()
         self._guard = threading.Lock()
         self._rows: list[_Waiting] = []
@@ -211,19 +210,17 @@ class _GroupCommit:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         try:
-            with self._database.write() as connection:
-                added = add_instances(connection, [waiting.row for waiting in batch], CLASSIFY)
-        except TransientError as error:
-            for waiting in batch:
-                waiting.error = error
-        except DBAPIError as error:
+            added = self._inserter.add([waiting.row for waiting in batch])
+        except InputError as error:
             # One row that the database refuses must not take the others with it.
             if len(batch) > 1:
                 for waiting in batch:
                     self._commit([waiting])
             else:
-                reason = type(error.orig).__name__
-                batch[0].error = InputError(Reason.UNREADABLE, f"the database refuses the row. Received: {reason}")
+                batch[0].error = error
+        except TransientError as error:
+            for waiting in batch:
+                waiting.error = error
         except BaseException as error:
             for waiting in batch:
                 waiting.error = TransientError(f"database: {type(error).__name__}")

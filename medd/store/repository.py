@@ -10,58 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from medd.records import ModelVersion, Prediction, Reason, Status
+from medd.records import ModelVersion, Prediction, Status
 from medd.store.tables import instance, job, model_version, prediction, results
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What became of a row that was handed to `add_instances`."""
-
-    id: int
-    #: False when the same bytes were there already.
-    new: bool
-    status: Status
-    reason: Reason | None
-    received_at: datetime
-
-
-def add_instances(connection: Connection, rows: Sequence[dict[str, Any]], job_kind: str) -> dict[str, Added]:
-    """Insert instances, and a job for each that is pending; bytes that are there already are left alone.
-
-    Args:
-        connection: The caller's transaction.
-        rows: Columns of `instance`, all the same ones.
-        job_kind: The kind of job a pending instance gets.
-
-    Returns:
-        By SHA-256.
-    """
-    # Sorted, so that two receivers with the same images wait for each other instead of deadlocking.
-    unique = sorted({row["sha256"]: row for row in rows}.values(), key=lambda row: row["sha256"])
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(instance)
-    once = insert.on_conflict_do_nothing(index_elements=["sha256"]).returning(instance.c.id, instance.c.sha256)
-    ids = {sha256: id_ for id_, sha256 in connection.execute(once, unique)}
-    jobs = [
-        {"kind": job_kind, "instance_id": ids[row["sha256"]], "state": "pending"}
-        for row in unique
-        if row["sha256"] in ids and row["status"] == Status.PENDING
-    ]
-    if jobs:
-        connection.execute(job.insert(), jobs)
-    added = {
-        row["sha256"]: Added(ids[row["sha256"]], True, row["status"], row["reason"], row["received_at"])
-        for row in unique
-        if row["sha256"] in ids
-    }
-    known = [row["sha256"] for row in unique if row["sha256"] not in ids]
-    if known:
-        columns = (instance.c.sha256, instance.c.id, instance.c.status, instance.c.reason, instance.c.received_at)
-        for sha256, id_, status, reason, at in connection.execute(
-            sa.select(*columns).where(instance.c.sha256.in_(known))
-        ):
-            added[sha256] = Added(id_, False, Status(status), Reason(reason) if reason else None, at)
-    return added
 
 
 def locate(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:

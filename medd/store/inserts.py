@@ -1,0 +1,129 @@
+"""Instances into the database, at the pace at which images come in.
+
+The one place that goes past SQLAlchemy to the driver: its expression language costs more than the insert itself, for
+every image that a modality waits for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.pool import PoolProxiedConnection
+
+from medd.errors import InputError, TransientError
+from medd.records import Reason, Status
+from medd.store.database import Database
+from medd.store.tables import instance
+
+_COLUMNS = tuple(column.name for column in instance.columns if column.name != "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a row."""
+
+    id: int
+    #: False when the same bytes were there already.
+    new: bool
+    status: Status
+    reason: Reason | None
+
+
+class InstanceInserter:
+    """Inserts instances with their jobs, on a connection of its own. For one thread at a time."""
+
+    def __init__(self, database: Database, job_kind: str) -> None:
+        self._engine, self._is_sqlite, self._kind = database.engine, database.is_sqlite, job_kind
+        self._dbapi: Any = database.engine.dialect.loaded_dbapi
+        self._pooled: PoolProxiedConnection | None = None
+        mark = ":{}" if database.is_sqlite else "%({})s"
+        names, values = ", ".join(_COLUMNS), ", ".join(mark.format(name) for name in _COLUMNS)
+        self._insert = f"INSERT INTO instance ({names}) VALUES ({values}) ON CONFLICT (sha256) DO NOTHING RETURNING id"
+        kind, id_, sha256 = mark.format("kind"), mark.format("id"), mark.format("sha256")
+        self._job = f"INSERT INTO job (kind, instance_id, state) VALUES ({kind}, {id_}, 'pending')"
+        self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
+        """Insert instances, and a job for each that is pending, in one transaction; same bytes again change nothing.
+
+        Args:
+            rows: Columns of `instance`.
+
+        Returns:
+            By SHA-256.
+
+        Raises:
+            InputError: The database refuses a row; none was inserted.
+            TransientError: The database is away, locked or full; none was inserted.
+        """
+        stale = self._pooled is not None
+        try:
+            return self._try(rows)
+        except TransientError:
+            # A server that was restarted in the meantime only shows on the first use of the old connection.
+            if not stale:
+                raise
+            return self._try(rows)
+
+    def _try(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
+        dbapi = self._dbapi
+        try:
+            return self._transaction(rows)
+        except (dbapi.DataError, dbapi.IntegrityError, dbapi.ProgrammingError) as error:
+            self.close()
+            kind = type(error).__name__
+            raise InputError(Reason.UNREADABLE, f"the database refuses the row. Received: {kind}") from error
+        except dbapi.Error as error:
+            self.close()
+            message = str(error).strip().splitlines()
+            raise TransientError(f"database: {message[0] if message else type(error).__name__}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _transaction(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
+        if self._pooled is None:
+            self._pooled = self._connect()
+        cursor = self._pooled.cursor()
+        try:
+            # On SQLite the write lock is taken at once: a transaction that reads first could not get it later.
+            cursor.execute("BEGIN IMMEDIATE" if self._is_sqlite else "BEGIN")
+            # In one order everywhere, so that two receivers with the same images wait for each other, not deadlock.
+            added = {row["sha256"]: self._add(cursor, row) for row in sorted(rows, key=lambda row: row["sha256"])}
+            cursor.execute("COMMIT")
+        finally:
+            cursor.close()
+        return added
+
+    def _connect(self) -> PoolProxiedConnection:
+        try:
+            pooled = self._engine.raw_connection()
+        except self._dbapi.Error:
+            raise
+        except Exception as error:  # SQLAlchemy wraps what the driver raises when it connects
+            raise TransientError(f"database: {type(error).__name__}") from error
+        if not self._is_sqlite:
+            pooled.driver_connection.autocommit = True  # type: ignore[union-attr] # BEGIN and COMMIT are ours
+        pooled.detach()
+        return pooled
+
+    def _add(self, cursor: Any, row: dict[str, Any]) -> Added:
+        values = row | {"received_at": _utc_text(row["received_at"])} if self._is_sqlite else row
+        found = cursor.execute(self._insert, values).fetchone()
+        if found is None:
+            id_, status, reason = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
+            return Added(id_, False, Status(status), Reason(reason) if reason else None)
+        if row["status"] == Status.PENDING:
+            cursor.execute(self._job, {"kind": self._kind, "id": found[0]})
+        return Added(found[0], True, row["status"], row["reason"])
+
+    def close(self) -> None:
+        """Give the connection up; the next `add` makes another. What was not committed is rolled back."""
+        if self._pooled is not None:
+            pooled, self._pooled = self._pooled, None
+            pooled.invalidate()
+
+
+def _utc_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
