@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from medd.dicom.headers import inspect_file
 from medd.errors import InputError, SettingsError
@@ -53,12 +53,12 @@ class Skipped:
 
 
 def patient_of(path: Path) -> str:
-    """The patient of an image file: (0010,0020) *Patient ID* in DICOM, else by the file's name."""
+    """The patient of an image file: (0010,0020) *Patient ID* in DICOM, else by the file's name; "" if neither tells."""
     with suppress(InputError):  # a damaged file is listed when its pixels are read
         if identifier := inspect_file(path).patient_id:
             return identifier
     known = _KNOWN_NAMES.match(path.stem)
-    return (known[1] or known[2]) if known else path.stem
+    return (known[1] or known[2]) if known else ""
 
 
 def read(data: Path) -> tuple[list[Sample], list[Skipped]]:
@@ -76,8 +76,11 @@ def read(data: Path) -> tuple[list[Sample], list[Skipped]]:
     else:
         raise SettingsError(f"DATA is a folder with one folder for each label, or a CSV. Received: {data}")
     rows.sort(key=lambda row: row[0].as_posix())
-    samples = [Sample(path, label, patient or patient_of(path), file_digest(path), split)
-               for path, label, patient, split in rows]  # fmt: skip
+    samples = []
+    for path, label, patient, split in rows:
+        # Where nothing tells, a file's stem is its patient; but 1.png of train/ and of test/ need not be the same one.
+        whose = patient or patient_of(path) or PurePath(split, path.stem).as_posix()
+        samples.append(Sample(path, label, whose, file_digest(path), split))
 
     labels_of: defaultdict[str, set[str]] = defaultdict(set)
     for sample in samples:

@@ -24,7 +24,7 @@ SPECS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per label with a DICOM film, one stored inverted, a picture that is smaller than the input, and a PNG of 16 bits."""
+    """For each label a DICOM film, one stored inverted, a small JPEG, and a PNG of 16 bits."""
     folder = tmp_path_factory.mktemp("data")
     for label in ("NORMAL", "PNEUMONIA"):
         (folder / label).mkdir()
