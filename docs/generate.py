@@ -1,0 +1,65 @@
+"""Writes ``docs/cli.md`` and ``docs/hooks.md`` from the code; a test checks that they are up to date. Run by `make docs`."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from medd import hookspecs
+from medd.cli.main import app
+from medd.hookspecs import ClassifierSpec
+from medd.records import Reason, Status
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Made by `make docs` from the code; change that. -->\n"
+
+
+def commands(command: object, path: str) -> Iterator[tuple[str, object]]:
+    """Every visible command below a click command, with its full name."""
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+        return
+    for name, child in children.items():
+        if not child.hidden:
+            yield from commands(child, f"{path} {name}")
+
+
+def cli() -> str:
+    """The command line's reference."""
+    text = f"# Command line\n\n{NOTE}\nExit codes: 0 done, 1 the work failed for some input, 2 the call or settings are wrong.\n"
+    for name, command in commands(typer.main.get_command(app), "medd"):
+        context = command.make_context(name, [], resilient_parsing=True)  # type: ignore[attr-defined]
+        context.terminal_width = context.max_content_width = 100
+        text += f"\n## {name}\n\n```\n{command.get_help(context)}\n```\n"  # type: ignore[attr-defined]
+    return text
+
+
+def hooks() -> str:
+    """The plugin author's reference."""
+    text = f"# Hooks\n\n{NOTE}\n{inspect.getdoc(hookspecs)}\n"
+    for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
+        if hasattr(function, "medd_spec"):
+            text += f"\n## {name}\n\n`{name}{inspect.signature(function)}`\n\n{inspect.getdoc(function)}\n"
+    source = inspect.getsource(ClassifierSpec)
+    text += f"\n## ClassifierSpec\n\n```python\n{source}```\n"
+    for title, words in (("Status", Status), ("Reason", Reason)):
+        text += f"\n## {title}\n\n```python\n{inspect.getsource(words)}```\n"
+    return text
+
+
+PAGES = {"cli.md": cli, "hooks.md": hooks}
+
+
+def stale() -> list[str]:
+    """Pages that are not what the code says."""
+    return [name for name, page in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != page()]
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(f"out of date, run `make docs`: {', '.join(stale())}" if stale() else 0)
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
