@@ -2,11 +2,14 @@
 
 The receiver reads one header for each image that comes in, so the usual encodings (PS3.5 Annex A: Implicit and Explicit
 VR Little Endian, and every compressed syntax, which is Explicit VR) are walked here directly. Whatever is unusual
-(big endian, deflated, a VR that is none) is left to pydicom, which is thorough and about ten times slower.
+(big endian, a VR that is none) is left to pydicom, which is thorough and about ten times slower.
 """
 
 import struct
+import sys
 import warnings
+import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +23,10 @@ from medd.records import InstanceHeader, MediaType, Reason
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
+#: Syntaxes whose whole dataset is deflated (PS3.5 section A.5): with it JPIP Referenced Deflate, of both kinds.
+_DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
+#: How much of a deflated dataset is inflated for its header: a small one may inflate to gigabytes.
+_INFLATED_BYTES = 1 << 20
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 #: A header that goes on longer than this before its pixels is read from the file by pydicom instead.
@@ -132,8 +139,10 @@ def read_header(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) 
     Raises:
         InputError: It is no DICOM dataset, or the dataset is shorter than it says.
     """
-    if transfer_syntax_uid in (EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN):
+    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
         return None
+    if transfer_syntax_uid in _DEFLATED:
+        return _read_deflated(prefix, transfer_syntax_uid, size)
     try:
         values, has_pixels = _walk(prefix, transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, size)
     except _Unusual:
@@ -142,6 +151,26 @@ def read_header(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) 
         if len(prefix) < size:
             return None
         raise InputError(Reason.UNREADABLE, f"dataset is truncated. Received: {size} bytes") from None
+    return _header(values, has_pixels, transfer_syntax_uid)
+
+
+def _read_deflated(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) -> InstanceHeader:
+    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(prefix, _INFLATED_BYTES)
+    except zlib.error as error:
+        raise InputError(Reason.UNREADABLE, "deflated dataset is damaged") from error
+    if not inflater.eof and len(data) < _INFLATED_BYTES and len(prefix) == size:
+        raise InputError(Reason.UNREADABLE, f"deflated dataset is truncated. Received: {size} bytes")
+    try:
+        # How long the whole is shows only at its end.
+        values, has_pixels = _walk(data, False, len(data) if inflater.eof else sys.maxsize)
+    except (_Unusual, _Cut):
+        if not inflater.eof:
+            message = f"no header within the first {len(data)} bytes of the deflated dataset"
+            raise InputError(Reason.UNREADABLE, message) from None
+        header = read_with_pydicom(BytesIO(data), EXPLICIT_VR_LITTLE_ENDIAN)
+        return replace(header, transfer_syntax_uid=transfer_syntax_uid)
     return _header(values, has_pixels, transfer_syntax_uid)
 
 

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Below glibc's threshold for a mapping of its own, which would be made and unmade for each association.
 _BUFFER_BYTES = 120 << 10
-#: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax stays well below.
-_MAX_ASSOCIATE_BYTES = 100 << 10
+#: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax has some 155 KiB.
+_MAX_ASSOCIATE_BYTES = 1 << 18
 _MAX_COMMAND_BYTES = 1 << 16
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
@@ -56,9 +56,10 @@ class Association:
         acceptance: Acceptance,
         intake: Intake,
         reserve: Callable[[], bool],
+        vacate: Callable[[], None],
     ) -> None:
         self._connection, self._peer, self._acceptance, self._intake = connection, peer, acceptance, intake
-        self._reserve = reserve
+        self._reserve, self._vacate = reserve, vacate
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -102,7 +103,7 @@ class Association:
             raise ProtocolError(f"A-ASSOCIATE-RQ expected. Received: PDU type {kind:#04x}")
         if length > _MAX_ASSOCIATE_BYTES:
             raise ProtocolError(f"A-ASSOCIATE-RQ of {length} bytes")
-        body = self._read(length)
+        body = b"".join(self._read(min(left, _BUFFER_BYTES)) for left in range(length, 0, -_BUFFER_BYTES))
         request = pdu.decode_associate_rq(body)
         refusal = self._refusal(request)
         if refusal is not None:
@@ -157,6 +158,7 @@ class Association:
                     raise PeerGone("stopping")
                 kind, left = self._read_pdu_header()
                 if kind == pdu.RELEASE_RQ:
+                    self._vacate()  # before the answer: the peer may come back with its next association at once
                     self._connection.sendall(pdu.RELEASE_RP_PDU)
                     return
                 if kind == pdu.ABORT:

@@ -125,7 +125,13 @@ class Listener:
                 _set_timeout(connection, self._settings.network_timeout_s)
             return reserved
 
-        association = Association(connection, host, self._acceptance, self._intake, reserve)
+        def vacate() -> None:
+            nonlocal reserved
+            with self._guard:
+                self._accepted -= reserved
+                reserved = False
+
+        association = Association(connection, host, self._acceptance, self._intake, reserve, vacate)
         with self._guard:
             self._open.add(association)
         try:
@@ -137,9 +143,9 @@ class Listener:
             log.warning("association lost: %s", error.strerror or error, extra=fields)
         finally:
             connection.close()
+            vacate()
             with self._guard:
                 self._open.discard(association)
-                self._accepted -= reserved
 
 
 def _set_timeout(connection: socket.socket, seconds: float) -> None:

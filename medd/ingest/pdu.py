@@ -85,6 +85,8 @@ def decode_associate_rq(body: bytes) -> AssociateRequest:
 
 def _context(value: bytes) -> ProposedContext:
     abstract, transfer = "", []
+    if len(value) < 4:
+        raise ProtocolError("a presentation context is cut short")
     for kind, name in _items(value, 4):
         if kind == 0x30:
             abstract = _uid(name)
