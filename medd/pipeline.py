@@ -105,6 +105,7 @@ def build_intake(settings: Settings, database: Database) -> Intake:
 class Receiver:
     """What takes images in."""
 
+    intake: Intake
     listener: Listener
     inboxes: tuple[Inbox, ...]
     #: "AE@host:port", for the ready line.
@@ -121,6 +122,7 @@ class Receiver:
         self.listener.stop()
         for inbox in self.inboxes:
             inbox.stop()
+        self.intake.close()
 
 
 def build_receiver(settings: Settings) -> Receiver:
@@ -132,7 +134,7 @@ def build_receiver(settings: Settings) -> Receiver:
     intake = build_intake(settings, open_database(settings))
     listener = Listener(settings.listener, intake)
     inboxes = tuple(Inbox(inbox, settings.under_home(inbox.path), intake) for inbox in settings.inbox)
-    return Receiver(listener, inboxes, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}")
+    return Receiver(intake, listener, inboxes, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}")
 
 
 def load_model(settings: Settings, folder: Path | None = None) -> "tuple[LoadedModel, pluggy.PluginManager]":

@@ -1,9 +1,11 @@
 """What the worker does with its jobs: decode → preprocess → predict → record. One bad image fails alone."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pluggy
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import LoadedModel
+from medd.dicom.headers import split_file
 from medd.errors import InputError, ModelError, TransientError
 from medd.imaging import load, preprocess
 from medd.queue.base import JobState
@@ -21,10 +24,32 @@ from medd.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
+#: A file meta group is longer than this in no object that anybody sends.
+_META_BYTES = 1 << 16
+
 #: What one image became on its way: the network's input, or why there is none.
 Prepared = NDArray[np.float32] | InputError | TransientError
 #: What one job became: a prediction, a refusal for good, or a failure that may pass.
 Outcome = Prediction | InputError | TransientError
+
+
+def _verify(path: Path, sha256: str, media_type: MediaType) -> None:
+    """Hold a file against the digest it was received with: after a power failure, or on a failing disk, they differ.
+
+    Raises:
+        TransientError: The file is missing or damaged; the same image sent again mends it.
+    """
+    try:
+        with path.open("rb") as file:
+            if media_type == MediaType.DICOM:
+                file.seek(split_file(file.read(_META_BYTES))[0])
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except InputError:
+        found = ""
+    except OSError as error:
+        raise TransientError(f"spool: {path.name}: {error.strerror}") from error
+    if found != sha256:
+        raise TransientError(f"spool: {path.name} is not what was received: it is damaged")
 
 
 class ClassifyStage:
@@ -60,8 +85,10 @@ class ClassifyStage:
         if where is None:
             return TransientError("the instance's row is gone")
         sha256, media_type = where
+        path = self._spool.path(sha256, media_type)
         try:
-            image = load(self._spool.path(sha256, media_type), MediaType(media_type))
+            _verify(path, sha256, MediaType(media_type))
+            image = load(path, MediaType(media_type))
             return preprocess(image, self._model.bundle.preprocess)
         except (InputError, TransientError) as error:
             return error

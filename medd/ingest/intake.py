@@ -1,9 +1,12 @@
 """The one door: whatever comes in by C-STORE, folder or command passes here, and nothing else writes instances.
 
-Bytes first, row second, answer third. The same bytes twice are one instance; a refusal is a row with a reason.
+Bytes and row are synchronised to disk at the same time, as each waits for the disk; the answer comes after both. The
+same bytes twice are one instance; a refusal is a row with a reason.
 """
 
+import contextlib
 import logging
+import queue
 import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,11 +45,15 @@ class Receipt:
 
 
 class Intake:
-    """The door. Safe to use from many threads at once: those that wait for the disk share one commit."""
+    """The door. Safe to use from many threads at once: images that come in at the same time share a commit."""
 
     def __init__(self, database: Database, spool: Spool, manager: pluggy.PluginManager) -> None:
         self._spool, self._manager = spool, manager
-        self._commits = _GroupCommit(database)
+        self._committer = _Committer(InstanceInserter(database, CLASSIFY))
+
+    def close(self) -> None:
+        """Commit what is under way and stop."""
+        self._committer.close()
 
     def begin(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> SpoolWriter:
         """Begin to take bytes in; the writer is then handed to `receive_dataset`, or discarded."""
@@ -115,7 +122,7 @@ class Intake:
 
     def _receive(self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict) -> Receipt:
         try:
-            writer.commit()
+            writer.publish()
         except OSError as error:
             raise TransientError(f"spool: {error.strerror}") from error
         status = Status.PENDING if verdict.reason is None else Status.NOT_ASSESSED
@@ -136,7 +143,15 @@ class Intake:
             "accession_number": header.accession_number,
             "modality": header.modality,
         }
-        added = self._commits.add(row)
+        commit = self._committer.begin(row)
+        try:
+            writer.sync()
+        except OSError as error:
+            # The row may be there by now, but was never answered for: a score must not appear out of nowhere.
+            if commit.wait().new:
+                self._committer.withdraw(row)
+            raise TransientError(f"spool: {error.strerror}") from error
+        added = commit.wait()
         if added.new:
             self._tell(added, row, header)
         return Receipt(added.id, writer.sha256, added.new, added.status, added.reason, verdict.detail)
@@ -164,70 +179,96 @@ def _spool_write(writer: SpoolWriter, data: bytes) -> None:
         raise TransientError(f"spool: {error.strerror}") from error
 
 
-class _Waiting:
+class _Commit:
     """A row on its way into the database."""
 
-    __slots__ = ("added", "error", "row")
+    __slots__ = ("_done", "added", "error", "row")
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.row = row
         self.added: Added | None = None
         self.error: Exception | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
 
+    def settle(self) -> None:
+        self._done.release()
 
-class _GroupCommit:
-    """Rows that come while another commit is under way go into the next one together.
-
-    Whoever gets the lock commits for all who wait; the others find their row done. One sender alone pays no more than
-    one commit and no switch of threads, sixteen share it.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._inserter = InstanceInserter(database, CLASSIFY)
-        self._leader = threading.Lock()
-        self._guard = threading.Lock()
-        self._rows: list[_Waiting] = []
-
-    def add(self, row: dict[str, Any]) -> Added:
-        """Commit a row.
+    def wait(self) -> Added:
+        """The row's fate.
 
         Raises:
             InputError: The database refuses this row.
             TransientError: The database is away.
         """
-        mine = _Waiting(row)
-        with self._guard:
-            self._rows.append(mine)
-        with self._leader:
-            if mine.added is None and mine.error is None:
-                with self._guard:
-                    batch, self._rows = self._rows, []
-                self._commit(batch)
-        if mine.error is not None:
-            raise mine.error
-        assert mine.added is not None
-        return mine.added
+        with self._done:
+            if self.error is not None:
+                raise self.error
+            assert self.added is not None
+            return self.added
 
-    def _commit(self, batch: list[_Waiting]) -> None:
+
+class _Committer:
+    """Commits rows in a thread of its own; those that come while one commit is under way go into the next together."""
+
+    def __init__(self, inserter: InstanceInserter) -> None:
+        self._inserter = inserter
+        self._rows: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread.start()
+
+    def begin(self, row: dict[str, Any]) -> _Commit:
+        """Hand a row in; `_Commit.wait` tells when it is on disk."""
+        commit = _Commit(row)
+        self._rows.put(commit)
+        return commit
+
+    def withdraw(self, row: dict[str, Any]) -> None:
+        """Take back a row whose bytes could not be kept.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        with self._guard:
+            self._inserter.remove(row["sha256"])
+
+    def close(self) -> None:
+        self._rows.put(None)
+        self._thread.join()
+        self._inserter.close()
+
+    def _run(self) -> None:
+        while (first := self._rows.get()) is not None:
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while (more := self._rows.get_nowait()) is not None:
+                    batch.append(more)
+                self._rows.put(None)  # the end was among them; it is for the loop
+            with self._guard:
+                self._commit(batch)
+            for commit in batch:
+                commit.settle()
+
+    def _commit(self, batch: list[_Commit]) -> None:
         try:
-            added = self._inserter.add([waiting.row for waiting in batch])
+            added = self._inserter.add([commit.row for commit in batch])
         except InputError as error:
             # One row that the database refuses must not take the others with it.
             if len(batch) > 1:
-                for waiting in batch:
-                    self._commit([waiting])
+                for commit in batch:
+                    self._commit([commit])
             else:
                 batch[0].error = error
-        except TransientError as error:
-            for waiting in batch:
-                waiting.error = error
-        except BaseException as error:
-            for waiting in batch:
-                waiting.error = TransientError(f"database: {type(error).__name__}")
-            raise
+        except Exception as error:  # whoever waits must get an answer, whatever went wrong
+            if not isinstance(error, TransientError):
+                log.exception("commit failed", extra={"event": "intake.failed"})
+                error = TransientError(f"database: {type(error).__name__}")
+            for commit in batch:
+                commit.error = error
         else:
             # Two of the same bytes in one commit: only the first is new.
-            for waiting in batch:
-                found = added[waiting.row["sha256"]]
-                waiting.added = found
-                added[waiting.row["sha256"]] = replace(found, new=False)
+            for commit in batch:
+                found = added[commit.row["sha256"]]
+                commit.added = found
+                added[commit.row["sha256"]] = replace(found, new=False)

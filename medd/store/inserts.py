@@ -4,6 +4,7 @@ The one place that goes past SQLAlchemy to the driver: its expression language c
 every image that a modality waits for.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ class InstanceInserter:
     """Inserts instances with their jobs, on a connection of its own. For one thread at a time."""
 
     def __init__(self, database: Database, job_kind: str) -> None:
-        self._engine, self._is_sqlite, self._kind = database.engine, database.is_sqlite, job_kind
+        self._database, self._kind = database, job_kind
         self._dbapi: Any = database.engine.dialect.loaded_dbapi
         self._pooled: PoolProxiedConnection | None = None
         mark = ":{}" if database.is_sqlite else "%({})s"
@@ -42,6 +43,10 @@ class InstanceInserter:
         self._insert = f"INSERT INTO instance ({names}) VALUES ({values}) ON CONFLICT (sha256) DO NOTHING RETURNING id"
         kind, id_, sha256 = mark.format("kind"), mark.format("id"), mark.format("sha256")
         self._job = f"INSERT INTO job (kind, instance_id, state) VALUES ({kind}, {id_}, 'pending')"
+        self._revive = (
+            f"UPDATE job SET state = 'pending', attempts = 0, available_at = NULL WHERE instance_id = {id_}",
+            f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
+        )
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
 
     def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
@@ -66,6 +71,15 @@ class InstanceInserter:
                 raise
             return self._try(rows)
 
+    def remove(self, sha256: str) -> None:
+        """Delete an instance that nobody was told of, unless it was scored already.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        with self._database.write() as connection:
+            connection.execute(instance.delete().where(instance.c.sha256 == sha256, instance.c.status != Status.SCORED))
+
     def _try(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
         dbapi = self._dbapi
         try:
@@ -88,9 +102,10 @@ class InstanceInserter:
         cursor = self._pooled.cursor()
         try:
             # On SQLite the write lock is taken at once: a transaction that reads first could not get it later.
-            cursor.execute("BEGIN IMMEDIATE" if self._is_sqlite else "BEGIN")
+            cursor.execute("BEGIN IMMEDIATE" if self._database.is_sqlite else "BEGIN")
             # In one order everywhere, so that two receivers with the same images wait for each other, not deadlock.
-            added = {row["sha256"]: self._add(cursor, row) for row in sorted(rows, key=lambda row: row["sha256"])}
+            unique = {row["sha256"]: row for row in rows}
+            added = {sha256: self._add(cursor, unique[sha256]) for sha256 in sorted(unique)}
             cursor.execute("COMMIT")
         finally:
             cursor.close()
@@ -98,21 +113,26 @@ class InstanceInserter:
 
     def _connect(self) -> PoolProxiedConnection:
         try:
-            pooled = self._engine.raw_connection()
+            pooled = self._database.engine.raw_connection()
         except self._dbapi.Error:
             raise
         except Exception as error:  # SQLAlchemy wraps what the driver raises when it connects
             raise TransientError(f"database: {type(error).__name__}") from error
-        if not self._is_sqlite:
+        if not self._database.is_sqlite:
             pooled.driver_connection.autocommit = True  # type: ignore[union-attr] # BEGIN and COMMIT are ours
         pooled.detach()
         return pooled
 
     def _add(self, cursor: Any, row: dict[str, Any]) -> Added:
-        values = row | {"received_at": _utc_text(row["received_at"])} if self._is_sqlite else row
+        values = row | {"received_at": _utc_text(row["received_at"])} if self._database.is_sqlite else row
         found = cursor.execute(self._insert, values).fetchone()
         if found is None:
             id_, status, reason = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
+            if status == Status.FAILED:
+                # Sent again after the work on it failed for good: the sender wants it tried again.
+                for statement in self._revive:
+                    cursor.execute(statement, {"id": id_})
+                status, reason = Status.PENDING, None
             return Added(id_, False, Status(status), Reason(reason) if reason else None)
         if row["status"] == Status.PENDING:
             cursor.execute(self._job, {"kind": self._kind, "id": found[0]})
@@ -122,7 +142,11 @@ class InstanceInserter:
         """Give the connection up; the next `add` makes another. What was not committed is rolled back."""
         if self._pooled is not None:
             pooled, self._pooled = self._pooled, None
+            connection: Any = pooled.driver_connection
             pooled.invalidate()
+            # A detached connection is nobody's to close but ours; left to the garbage collector it keeps its locks.
+            with contextlib.suppress(self._dbapi.Error):
+                connection.close()
 
 
 def _utc_text(moment: datetime) -> str:

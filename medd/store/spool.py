@@ -49,7 +49,7 @@ class Spool:
 
 
 class SpoolWriter:
-    """One file on its way into the spool: `write` repeatedly, then `commit` or `discard`.
+    """One file on its way into the spool: `write` repeatedly, then `publish` and `sync`, or `discard`.
 
     Attributes:
         head: The beginning of the content, at most `BUFFER_BYTES` and what came with the last write before.
@@ -93,36 +93,46 @@ class SpoolWriter:
         """The unfinished file; it exists only when the content is larger than `head`."""
         return Path(self._part)
 
-    def commit(self) -> None:
-        """Give the file its name and make both survive a power failure.
-
-        The file is renamed first and then synchronised together with its folder: a file system with a journal needs one
-        commit for both instead of two. A crash in between leaves a damaged file under a final name, which nothing
-        refers to, as the row comes later; the same bytes sent again replace it.
+    def publish(self) -> None:
+        """Give the complete file its name. It survives a crash of this process now, and a power failure after `sync`.
 
         Raises:
             OSError: The disk is full or failing. Nothing is left behind.
         """
-        if self._file is None:
-            self._open()
-        sha256 = self.sha256
-        folder = f"{self._root}/{sha256[:2]}"
         try:
-            os.rename(self._part, f"{folder}/{sha256}{self._suffix}")  # noqa: PTH104 - hot path
-            os.fsync(self._file)  # type: ignore[arg-type]
-            directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if self._file is None:
+                self._open()
+            os.rename(self._part, f"{self._folder}/{self.sha256}{self._suffix}")  # noqa: PTH104 - hot path
+        except OSError:
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Make a published file and its name survive a power failure.
+
+        The file is renamed before it is synchronised: a file system with a journal then needs one commit for both.
+
+        Raises:
+            OSError: The disk is failing.
+        """
+        assert self._file is not None
+        try:
+            os.fsync(self._file)
+            directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)
             finally:
                 os.close(directory)
-        except OSError:
-            self.discard()
-            raise
-        os.close(self._file)  # type: ignore[arg-type]
-        self._file = None
+        finally:
+            os.close(self._file)
+            self._file = None
+
+    @property
+    def _folder(self) -> str:
+        return f"{self._root}/{self.sha256[:2]}"
 
     def discard(self) -> None:
-        """Forget the file. Harmless after `commit`."""
+        """Forget the file. Harmless after `sync`."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
