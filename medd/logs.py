@@ -11,12 +11,15 @@ FIELDS = ("event", "instance", "job", "model", "peer", "reason", "count")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+    given = record.__dict__
+    return {name: given[name] for name in FIELDS if name in given}
 
 
 def printable(text: object) -> str:
     """Text from outside made safe for one log line: control characters are shown as escapes, length is bounded."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     return shown if len(shown) <= 300 else shown[:300] + "…"
 
 

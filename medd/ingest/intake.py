@@ -1,12 +1,10 @@
 """The one door: whatever comes in by C-STORE, folder or command passes here, and nothing else writes instances.
 
-Bytes and row are synchronised to disk at the same time, as each waits for the disk; the answer comes after both. The
-same bytes twice are one instance; a refusal is a row with a reason.
+The answer comes when bytes and row are both on disk. The same bytes twice are one instance; a refusal is a row with a
+reason.
 """
 
-import contextlib
 import logging
-import queue
 import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -49,11 +47,11 @@ class Intake:
 
     def __init__(self, database: Database, spool: Spool, manager: pluggy.PluginManager) -> None:
         self._spool, self._manager = spool, manager
-        self._committer = _Committer(InstanceInserter(database, CLASSIFY))
+        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY))
 
     def close(self) -> None:
-        """Commit what is under way and stop."""
-        self._committer.close()
+        """Close the connection to the database."""
+        self._commits.close()
 
     def begin(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> SpoolWriter:
         """Begin to take bytes in; the writer is then handed to `receive_dataset`, or discarded."""
@@ -143,15 +141,16 @@ class Intake:
             "accession_number": header.accession_number,
             "modality": header.modality,
         }
-        commit = self._committer.begin(row)
+        # While the row waits for the disk, the disk is already busy with the bytes.
+        writer.start_sync()
+        added = self._commits.add(row)
         try:
             writer.sync()
         except OSError as error:
-            # The row may be there by now, but was never answered for: a score must not appear out of nowhere.
-            if commit.wait().new:
-                self._committer.withdraw(row)
+            # The row was never answered for: a score must not appear out of nowhere.
+            if added.new:
+                self._commits.withdraw(row)
             raise TransientError(f"spool: {error.strerror}") from error
-        added = commit.wait()
         if added.new:
             self._tell(added, row, header)
         return Receipt(added.id, writer.sha256, added.new, added.status, added.reason, verdict.detail)
@@ -159,10 +158,13 @@ class Intake:
     def _tell(self, added: Added, row: dict[str, Any], header: InstanceHeader) -> None:
         fields = {"event": "instance.received", "instance": added.id, "reason": added.reason or "-"}
         log.info("received %s, %d bytes: %s", header.media_type, row["size"], added.status, extra=fields)
+        if not self._manager.hook.instance_received.get_hookimpls():
+            return
+        path = self._spool.path(row["sha256"], header.media_type)
         taken = Instance(
             added.id,
             row["sha256"],
-            self._spool.path(row["sha256"], header.media_type),
+            path,
             header.media_type,
             row["origin"],
             row["received_at"],
@@ -179,50 +181,49 @@ def _spool_write(writer: SpoolWriter, data: bytes) -> None:
         raise TransientError(f"spool: {error.strerror}") from error
 
 
-class _Commit:
+class _Waiting:
     """A row on its way into the database."""
 
-    __slots__ = ("_done", "added", "error", "row")
+    __slots__ = ("added", "error", "row")
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.row = row
         self.added: Added | None = None
         self.error: Exception | None = None
-        self._done = threading.Lock()
-        self._done.acquire()
 
-    def settle(self) -> None:
-        self._done.release()
 
-    def wait(self) -> Added:
-        """The row's fate.
+class _GroupCommit:
+    """Rows that come while another commit is under way go into the next one together.
+
+    Whoever gets the lock commits for all who wait; the others find their row done. One sender alone pays no more than
+    one commit and no switch of threads, sixteen share it.
+    """
+
+    def __init__(self, inserter: InstanceInserter) -> None:
+        self._inserter = inserter
+        self._leader = threading.Lock()
+        self._guard = threading.Lock()
+        self._rows: list[_Waiting] = []
+
+    def add(self, row: dict[str, Any]) -> Added:
+        """Commit a row.
 
         Raises:
             InputError: The database refuses this row.
             TransientError: The database is away.
         """
-        with self._done:
-            if self.error is not None:
-                raise self.error
-            assert self.added is not None
-            return self.added
-
-
-class _Committer:
-    """Commits rows in a thread of its own; those that come while one commit is under way go into the next together."""
-
-    def __init__(self, inserter: InstanceInserter) -> None:
-        self._inserter = inserter
-        self._rows: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
-        self._guard = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-        self._thread.start()
-
-    def begin(self, row: dict[str, Any]) -> _Commit:
-        """Hand a row in; `_Commit.wait` tells when it is on disk."""
-        commit = _Commit(row)
-        self._rows.put(commit)
-        return commit
+        mine = _Waiting(row)
+        with self._guard:
+            self._rows.append(mine)
+        with self._leader:
+            if mine.added is None and mine.error is None:
+                with self._guard:
+                    batch, self._rows = self._rows, []
+                self._commit(batch)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.added is not None
+        return mine.added
 
     def withdraw(self, row: dict[str, Any]) -> None:
         """Take back a row whose bytes could not be kept.
@@ -230,45 +231,33 @@ class _Committer:
         Raises:
             TransientError: The database is away.
         """
-        with self._guard:
+        with self._leader:
             self._inserter.remove(row["sha256"])
 
     def close(self) -> None:
-        self._rows.put(None)
-        self._thread.join()
-        self._inserter.close()
+        with self._leader:
+            self._inserter.close()
 
-    def _run(self) -> None:
-        while (first := self._rows.get()) is not None:
-            batch = [first]
-            with contextlib.suppress(queue.Empty):
-                while (more := self._rows.get_nowait()) is not None:
-                    batch.append(more)
-                self._rows.put(None)  # the end was among them; it is for the loop
-            with self._guard:
-                self._commit(batch)
-            for commit in batch:
-                commit.settle()
-
-    def _commit(self, batch: list[_Commit]) -> None:
+    def _commit(self, batch: list[_Waiting]) -> None:
         try:
-            added = self._inserter.add([commit.row for commit in batch])
+            added = self._inserter.add([waiting.row for waiting in batch])
         except InputError as error:
             # One row that the database refuses must not take the others with it.
             if len(batch) > 1:
-                for commit in batch:
-                    self._commit([commit])
+                for waiting in batch:
+                    self._commit([waiting])
             else:
                 batch[0].error = error
         except Exception as error:  # whoever waits must get an answer, whatever went wrong
             if not isinstance(error, TransientError):
                 log.exception("commit failed", extra={"event": "intake.failed"})
                 error = TransientError(f"database: {type(error).__name__}")
-            for commit in batch:
-                commit.error = error
+            for waiting in batch:
+                waiting.error = error
         else:
             # Two of the same bytes in one commit: only the first is new.
-            for commit in batch:
-                found = added[commit.row["sha256"]]
-                commit.added = found
-                added[commit.row["sha256"]] = replace(found, new=False)
+            for waiting in batch:
+                found = added[waiting.row["sha256"]]
+                waiting.added = found
+                if found.new:
+                    added[waiting.row["sha256"]] = replace(found, new=False)

@@ -142,7 +142,7 @@ class InstanceInserter:
         """Give the connection up; the next `add` makes another. What was not committed is rolled back."""
         if self._pooled is not None:
             pooled, self._pooled = self._pooled, None
-            connection: Any = pooled.driver_connection
+            connection: Any = pooled.dbapi_connection
             pooled.invalidate()
             # A detached connection is nobody's to close but ours; left to the garbage collector it keeps its locks.
             with contextlib.suppress(self._dbapi.Error):
