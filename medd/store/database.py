@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from medd.errors import SchemaOutOfDate, SettingsError, TransientError
 
@@ -81,8 +81,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power failure
     connection.execute("PRAGMA foreign_keys = ON")
-    # The log is copied into the database less often: the same few pages are written for each image.
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -124,12 +122,20 @@ def _alembic_config(database: Database) -> Any:
 
 
 def current_schema(database: Database) -> str | None:
-    """The migration the database is at; None for an empty one."""
-    with database.read() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        return found
+    """The migration the database is at; None for an empty one.
+
+    Raises:
+        SettingsError: What the URL names is no database.
+        TransientError: The database is away.
+    """
+    try:
+        with database.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return found
+    except DatabaseError as error:
+        raise SettingsError(f"database.url: {_first_line(error)}") from error
 
 
 def upgrade(database: Database) -> None:
