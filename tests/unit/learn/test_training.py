@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from pydantic import ValidationError
 from rich.console import Console
+from typer.testing import CliRunner
 
 from medd.classify import classifier
 from medd.classify.classifier import LoadedModel
+from medd.cli import train as command
 from medd.errors import ModelUnusable, PluginError, SettingsError
 from medd.imaging import PreprocessSpec, load, preprocess
 from medd.learn import train as learn
@@ -108,11 +111,21 @@ def test_three_labels_are_a_softmax_summed_to_a_finding(three_labels, tmp_path):
 
 
 @needs_tensorflow
-def test_two_labels_may_be_a_softmax(two_labels, tmp_path):
-    made, _ = run(two_labels, tmp_path / "soft", head="softmax", name="soft", epochs=3, patience=1, learning_rate=1e-9)
-    assert made.ref == "soft/1"
+def test_the_command_trains_two_labels_as_a_softmax(two_labels, tmp_path):
+    pytest.importorskip("tensorflow")
+    app = typer.Typer()
+    app.command()(command.train)
+    options = "--head softmax --name soft --version 2 --epochs 3 --steps-per-epoch 2 --patience 1 --learning-rate 1e-9"
+    told = CliRunner().invoke(
+        app, [str(two_labels), *options.split(), "--size", "32", "--no-flip", "--home", str(tmp_path)]
+    )
+    assert told.exception is None
+    made = bundles.read(tmp_path / "models" / "soft-2")
+    assert f"soft/2: {tmp_path / 'models' / 'soft-2'}" in told.output
+    assert f"auroc        {made.evaluation['auroc']:.3f}" in told.output
     assert made.training["epochs_run"] <= 3
-    scores(tmp_path / "soft", two_labels)
+    assert not made.training["options"]["augmentation"]["flip"]
+    scores(tmp_path / "models" / "soft-2", two_labels)
 
 
 @needs_tensorflow
