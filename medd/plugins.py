@@ -41,7 +41,7 @@ def load_plugins(plugins_dir: Path | None = None, builtin: tuple[ModuleType, ...
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name):
         try:
             plugin = point.load()
-        except Exception as error:  # a stranger's module may raise anything at import; its name must be shown
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything; its name must be shown
             raise PluginError(f"plugin {point.name!r} ({point.value}) raised at import: {error!r}") from error
         _register(manager, plugin, point.name)
     if plugins_dir is not None and plugins_dir.is_dir():
@@ -58,7 +58,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # as above: a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # as above: a stranger's module may raise anything
         raise PluginError(f"plugin {path} raised at import: {error!r}") from error
     return module
 

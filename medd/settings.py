@@ -16,7 +16,7 @@ from medd.errors import SettingsError
 
 PREFIX = "MEDD_"
 #: Environment variables that are not settings: where to look for them, and a debugging switch.
-NOT_SETTINGS = {"MEDD_HOME", "MEDD_CONFIG", "MEDD_TRACE_PLUGINS", "MEDD_REQUIRE_PEERS"}
+NOT_SETTINGS = {"MEDD_HOME", "MEDD_CONFIG", "MEDD_TRACE_PLUGINS", "MEDD_REQUIRE_PEERS", "MEDD_FULL"}
 
 
 def _ae_title(title: str) -> str:
@@ -230,5 +230,7 @@ def flatten(settings: Settings) -> dict[str, Any]:
             flat[prefix] = value
 
     add("", settings.model_dump(mode="json"))
-    flat["database.url"] = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", flat["database.url"])
+    # Up to the last "@", as people forget to escape the one in their password; it may stand among the options too.
+    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", flat["database.url"])
+    flat["database.url"] = re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
     return flat

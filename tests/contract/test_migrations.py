@@ -1,0 +1,141 @@
+"""The schema that migrations build is the schema that the program is written for."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from medd.errors import SchemaOutOfDate, SettingsError
+from medd.store.database import SCHEMA, Database, check_schema, current_schema, upgrade
+from medd.store.tables import RESULTS_VIEW, metadata, results
+
+
+@pytest.fixture
+def empty(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+def describe(database: Database) -> dict:
+    """What the database itself says of its schema: Alembic's comparison sees neither CHECK nor default."""
+    with database.read() as connection:
+        inspector = sa.inspect(connection)
+        return {
+            table: (
+                sorted((c["name"], str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(table)),
+                sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table)),
+                sorted((c["name"], tuple(c["column_names"])) for c in inspector.get_unique_constraints(table)),
+                sorted((c["name"], c["options"].get("ondelete")) for c in inspector.get_foreign_keys(table)),
+                sorted(
+                    (i["name"], tuple(i["column_names"]), bool(i["unique"]), _where(i))
+                    for i in inspector.get_indexes(table)
+                ),
+            )
+            for table in sorted(inspector.get_table_names())
+            if table != "alembic_version"
+        } | {"views": sorted(inspector.get_view_names())}
+
+
+def _where(index: dict) -> str:
+    options = index.get("dialect_options", {})
+    return str(options.get("sqlite_where", options.get("postgresql_where", "")))
+
+
+def write(database: Database, sql: str) -> None:
+    with database.write() as connection:
+        connection.execute(sa.text(sql))
+
+
+def test_migrations_build_what_the_tables_say(empty):
+    check_schema(empty)
+    with empty.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    migrated = describe(empty)
+    with empty.write() as connection:
+        connection.execute(sa.text("DROP VIEW results"))
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+        connection.execute(sa.text(RESULTS_VIEW))
+    assert migrated == describe(empty)
+    assert migrated["views"] == ["results"]
+
+
+def test_view_has_the_columns_that_results_shows(empty):
+    check_schema(empty)
+    with empty.read() as connection:
+        columns = [column["name"] for column in sa.inspect(connection).get_columns("results")]
+    assert columns == [column.name for column in results.columns]
+
+
+def test_migrated_view_is_the_view_of_the_tables(empty):
+    check_schema(empty)
+    definition = "SELECT sql FROM sqlite_master WHERE name = 'results'"
+    if not empty.is_sqlite:
+        definition = "SELECT pg_get_viewdef('results')"
+    with empty.read() as connection:
+        migrated = connection.scalar(sa.text(definition))
+    write(empty, "DROP VIEW results")
+    write(empty, RESULTS_VIEW)
+    with empty.read() as connection:
+        assert connection.scalar(sa.text(definition)) == migrated
+
+
+def test_schema_number_of_the_program_is_the_last_migration():
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from medd.store.database import migrations_dir
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()))
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
+
+
+def test_empty_database_is_given_its_schema(empty):
+    assert current_schema(empty) is None
+    check_schema(empty)
+    assert current_schema(empty) == SCHEMA
+    check_schema(empty)
+    upgrade(empty)
+
+
+def test_schema_that_is_too_old_names_the_command_that_mends_it(empty):
+    check_schema(empty)
+    write(empty, "UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(SchemaOutOfDate, match=r"Run `medd db upgrade`\. Received: schema 0000"):
+        check_schema(empty)
+
+
+def test_schema_that_is_too_new_is_refused_and_left_alone(empty):
+    check_schema(empty)
+    write(empty, "UPDATE alembic_version SET version_num = '9999'")
+    for refusing in (check_schema, upgrade):
+        with pytest.raises(SchemaOutOfDate, match="install a newer medd. Received: schema 9999"):
+            refusing(empty)
+    assert current_schema(empty) == "9999"
+
+
+def test_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "medd.db"
+    path.write_bytes(b"The quick brown fox jumps over the lazy dog.\n" * 200)
+    database = Database(f"sqlite:///{path}")
+    with pytest.raises(SettingsError, match="file is not a database"):
+        check_schema(database)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://host/medd", "sqlite or postgresql expected"),
+        ("medd.db", "not a database URL"),
+        ("oracle://host/medd", "sqlite or postgresql expected"),
+    ],
+)
+def test_url_of_no_known_database_is_refused(url, message):
+    with pytest.raises(SettingsError, match=message):
+        Database(url)
