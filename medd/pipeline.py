@@ -26,7 +26,7 @@ from medd.queue.sql import SqlQueue
 from medd.queue.worker import Worker
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
-from medd.store.spool import Spool
+from medd.store.spool import Spool, write_once
 
 if TYPE_CHECKING:
     from medd.classify.classifier import LoadedModel
@@ -89,16 +89,27 @@ def make_home(settings: Settings) -> None:
 def node_id(settings: Settings) -> str:
     """A name for this home on this host that outlives restarts: who holds which lease."""
     file = settings.home / "node-id"
-    if not file.exists():
-        file.write_text(f"{socket.gethostname()[:32]}-{secrets.token_hex(8)}\n")
+    write_once(file, f"{socket.gethostname()[:32]}-{secrets.token_hex(8)}")
     return file.read_text().strip()
 
 
 def build_intake(settings: Settings, database: Database) -> Intake:
     """The one door."""
-    spool = Spool(settings.spool_dir)
-    spool.prepare()
-    return Intake(database, spool, load_plugins(settings))
+    return Intake(database, open_spool(settings), load_plugins(settings))
+
+
+def open_spool(settings: Settings) -> Spool:
+    """Where the bytes lie.
+
+    Raises:
+        SettingsError: It cannot be made or written.
+    """
+    spool = Spool(settings.under_home(settings.spool.path))
+    try:
+        spool.prepare()
+    except OSError as error:
+        raise SettingsError(f"spool.path: {spool.root} cannot be written. Received: {error.strerror}") from error
+    return spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,7 @@ def build_worker(settings: Settings, index: int) -> Worker:
     specs = plugins.classifiers(manager)
     folder = champion_folder(database, find_spec(settings.model.classifier, specs))
     model = load(folder, specs, threads=wanted.threads)
-    queue = SqlQueue(database, f"{node_id(settings)}:{index}", wanted.lease_s, wanted.max_attempts)
-    stage = ClassifyStage(model, Spool(settings.spool_dir), queue, manager, wanted.threads)
+    spool = open_spool(settings)
+    queue = SqlQueue(database, f"{node_id(settings)}:{index}", wanted.lease_s, wanted.max_attempts, spool.id)
+    stage = ClassifyStage(model, spool, queue, manager, wanted.threads)
     return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)

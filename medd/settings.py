@@ -81,6 +81,13 @@ class DatabaseSettings(Section):
     url: str = "sqlite:///medd.db"
 
 
+class SpoolSettings(Section):
+    """``[spool]``: where the bytes of every instance lie."""
+
+    #: Relative to the home folder, or absolute. Hosts that share it share their work.
+    path: Path = Path("spool")
+
+
 class WorkerSettings(Section):
     """``[worker]``: who scores."""
 
@@ -131,6 +138,7 @@ class Settings(BaseSettings):
     listener: ListenerSettings = ListenerSettings()
     inbox: tuple[InboxSettings, ...] = (InboxSettings(),)
     database: DatabaseSettings = DatabaseSettings()
+    spool: SpoolSettings = SpoolSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
@@ -150,11 +158,6 @@ class Settings(BaseSettings):
     def under_home(self, path: Path) -> Path:
         """A path of the settings, made absolute: relative ones lie in the home folder."""
         return self.home / path
-
-    @property
-    def spool_dir(self) -> Path:
-        """Where the bytes of every instance lie."""
-        return self.home / "spool"
 
     @property
     def models_dir(self) -> Path:

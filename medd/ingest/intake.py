@@ -47,7 +47,7 @@ class Intake:
 
     def __init__(self, database: Database, spool: Spool, manager: pluggy.PluginManager) -> None:
         self._spool, self._manager = spool, manager
-        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY))
+        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id))
 
     def close(self) -> None:
         """Close the connection to the database."""

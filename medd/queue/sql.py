@@ -25,10 +25,14 @@ class SqlQueue:
         owner: Who claims; a worker that starts again under the same name takes its own lost work back at once.
         lease_s: Seconds a claim holds without a heartbeat.
         max_attempts: Tries before a job is dead.
+        spool: The id of the spool that this worker can read; other jobs it leaves to other hosts.
     """
 
-    def __init__(self, database: Database, owner: str = "", lease_s: float = 60, max_attempts: int = 5) -> None:
+    def __init__(
+        self, database: Database, owner: str = "", lease_s: float = 60, max_attempts: int = 5, spool: str = ""
+    ) -> None:
         self.database, self.owner, self.lease_s, self.max_attempts = database, owner, lease_s, max_attempts
+        self.spool = spool
 
     def _in(self, seconds: float) -> ColumnElement[datetime]:
         """The moment `seconds` from now, by the one clock that all workers share."""
@@ -50,6 +54,7 @@ class SqlQueue:
         """
         ready = (
             (job.c.kind == kind)
+            & (job.c.spool == self.spool)
             & (job.c.state == JobState.PENDING)
             & (job.c.available_at.is_(None) | self._reached(job.c.available_at))
         )

@@ -34,15 +34,15 @@ class Added:
 class InstanceInserter:
     """Inserts instances with their jobs, on a connection of its own. For one thread at a time."""
 
-    def __init__(self, database: Database, job_kind: str) -> None:
-        self._database, self._kind = database, job_kind
+    def __init__(self, database: Database, job_kind: str, spool: str = "") -> None:
+        self._database, self._kind, self._spool = database, job_kind, spool
         self._dbapi: Any = database.engine.dialect.loaded_dbapi
         self._pooled: PoolProxiedConnection | None = None
         mark = ":{}" if database.is_sqlite else "%({})s"
         names, values = ", ".join(_COLUMNS), ", ".join(mark.format(name) for name in _COLUMNS)
         self._insert = f"INSERT INTO instance ({names}) VALUES ({values}) ON CONFLICT (sha256) DO NOTHING RETURNING id"
-        kind, id_, sha256 = mark.format("kind"), mark.format("id"), mark.format("sha256")
-        self._job = f"INSERT INTO job (kind, instance_id, state) VALUES ({kind}, {id_}, 'pending')"
+        kind, spool, id_, sha256 = (mark.format(name) for name in ("kind", "spool", "id", "sha256"))
+        self._job = f"INSERT INTO job (kind, spool, instance_id, state) VALUES ({kind}, {spool}, {id_}, 'pending')"
         self._revive = (
             f"UPDATE job SET state = 'pending', attempts = 0, available_at = NULL WHERE instance_id = {id_}",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
@@ -135,7 +135,7 @@ class InstanceInserter:
                 status, reason = Status.PENDING, None
             return Added(id_, False, Status(status), Reason(reason) if reason else None)
         if row["status"] == Status.PENDING:
-            cursor.execute(self._job, {"kind": self._kind, "id": found[0]})
+            cursor.execute(self._job, {"kind": self._kind, "spool": self._spool, "id": found[0]})
         return Added(found[0], True, row["status"], row["reason"])
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import hashlib
 import itertools
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,17 @@ class Spool:
         incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):
             (self.root / f"{number:02x}").mkdir(exist_ok=True)
+        write_once(self.root / "spool-id", secrets.token_hex(16))
         self._sync_folders = _file_system(self.root) not in _NAME_WITH_FILE
         for part in incoming.glob("*.part"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > STALE_S:
                     part.unlink()
+
+    @property
+    def id(self) -> str:
+        """What this spool is called in the database, wherever it is mounted. Made by `prepare`."""
+        return (self.root / "spool-id").read_text().strip()
 
     def path(self, sha256: str, media_type: MediaType | str) -> Path:
         """Where the bytes with this digest lie."""
@@ -169,6 +176,17 @@ class SpoolWriter:
             self._file = None
             with contextlib.suppress(OSError):
                 os.unlink(self._part)  # noqa: PTH108 - hot path
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a file unless it is there; of several processes that do so at once, one wins and all read the same."""
+    if path.exists():
+        return
+    mine = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    mine.write_text(f"{text}\n")
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(mine)
+    mine.unlink()
 
 
 def _file_system(folder: Path) -> str:

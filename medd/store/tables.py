@@ -111,6 +111,8 @@ job = Table(
     Column("kind", String(16), nullable=False),
     Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), nullable=False),
     Column("state", String(8), nullable=False),
+    #: In which spool the bytes lie: only workers that can read it claim the job.
+    Column("spool", String(32), nullable=False, server_default=""),
     #: Lower goes first: 0 for what comes in live.
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -129,6 +131,7 @@ job = Table(
     Index(
         "ix_job_pending",
         "kind",
+        "spool",
         "priority",
         "id",
         sqlite_where=text("state = 'pending'"),

@@ -83,6 +83,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("instance_id", Id, nullable=False),
         sa.Column("state", sa.String(length=8), nullable=False),
+        sa.Column("spool", sa.String(length=32), server_default="", nullable=False),
         sa.Column("priority", sa.Integer(), server_default="0", nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("available_at", UtcDateTime(), nullable=True),
@@ -107,7 +108,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_job_pending",
         "job",
-        ["kind", "priority", "id"],
+        ["kind", "spool", "priority", "id"],
         unique=False,
         sqlite_where=sa.text("state = 'pending'"),
         postgresql_where=sa.text("state = 'pending'"),
