@@ -84,6 +84,7 @@ def classifiers(manager: pluggy.PluginManager) -> list[ClassifierSpec]:
         PluginError: Two plugins bring one of the same name.
     """
     found: dict[str, ClassifierSpec] = {}
+    bringers: dict[str, str | None] = {}
     for plugin in manager.get_plugins():
         hook = getattr(plugin, "register_classifiers", None)
         if hook is None or not hasattr(hook, f"{GROUP}_impl"):
@@ -95,8 +96,9 @@ def classifiers(manager: pluggy.PluginManager) -> list[ClassifierSpec]:
             raise PluginError(f"plugin {name!r}: register_classifiers raised {error!r}") from error
         for spec in specs:
             if spec.name in found:
-                raise PluginError(f"plugin {name!r}: the classifier {spec.name!r} is already brought by another plugin")
-            found[spec.name] = spec
+                other = bringers[spec.name]
+                raise PluginError(f"plugins {other!r} and {name!r}: both bring a classifier {spec.name!r}")
+            found[spec.name], bringers[spec.name] = spec, name
     return [found[name] for name in sorted(found)]
 
 

@@ -27,7 +27,7 @@ def admit_instance(header: InstanceHeader) -> Verdict:
     """Refuse by name what is certainly no frontal chest radiograph; accept the rest."""
     if header.media_type != MediaType.DICOM:
         return ACCEPT
-    if header.sop_class_uid.startswith(_REPORTS) or header.modality in ("SR", "PR", "KO", "DOC", "PLAN"):
+    if header.sop_class_uid.startswith(_REPORTS) or header.modality in ("SR", "PR", "KO"):
         return Verdict(Reason.REPORT_OBJECT)
     if not header.has_pixel_data or not header.rows or not header.columns:
         return Verdict(Reason.NOT_AN_IMAGE)
