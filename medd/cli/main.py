@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medd import DISCLAIMER, __version__
-from medd.cli import admin, classify, demo, ingest, queue, results, serve
+from medd.cli import admin, classify, demo, ingest, queue, results, serve, train
 from medd.errors import MeddError, PluginError, SettingsError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(ingest.ingest)
 app.command()(classify.classify)
 app.command()(results.results)
 app.command()(results.worklist)
+app.command()(train.train)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
 app.command()(admin.plugins)
 app.add_typer(admin.config, name="config", help="The settings.")

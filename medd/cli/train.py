@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medd.cli.common import Config, Home
+
 
 def train(
     data: Annotated[
@@ -43,10 +45,11 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the bundle.  [default: HOME/models/NAME-VERSION]")
     ] = None,
-    home: Annotated[Path | None, typer.Option(envvar="MEDD_HOME", help="Where medd keeps what it writes.")] = None,
+    home: Home = None,
+    config: Config = None,
 ) -> None:
     """Train a network on labelled radiographs and write its bundle."""
-    from medd import plugins, settings
+    from medd import pipeline, plugins, settings
     from medd.learn import train as learn
 
     given: dict[str, Any] = {
@@ -66,10 +69,10 @@ def train(
         "preprocess": {"size": size, "channels": channels},
         "augmentation": {"rotation_deg": rotation, "shift": shift, "zoom": zoom, "flip": flip},
     }
-    known = settings.load(home)
+    known = settings.load(home, config)
     options = learn.read_options(recipe, given)
     folder = output or known.models_dir / f"{options.bundle_name}-{options.version}"
-    specs = plugins.classifiers(plugins.load_plugins(known.under_home(known.plugins_dir)))
+    specs = plugins.classifiers(pipeline.load_plugins(known))
     made = learn.train(data, folder, options, specs)
     measured = made.evaluation
     typer.echo(f"{made.ref}: {folder}")
