@@ -388,6 +388,8 @@ def split_file(data: bytes | bytearray) -> tuple[int, str]:
         if element == 0x0010:
             syntax = _clean(bytes(data[start : start + length]).decode("ascii", "replace"))[:64]
         position = start + length
+    if position + 12 > end and (syntax or has_preamble):
+        raise InputError(Reason.UNREADABLE, f"no dataset behind the file meta group. Received: {end} bytes")
     if not syntax:
         group, _, vr, _ = _SHORT.unpack_from(data, position) if position + 8 <= end else (0, 0, b"", 0)
         if group != 0x0008:

@@ -90,6 +90,8 @@ class Intake:
             OSError: The file cannot be read.
             TransientError: The spool or the database failed.
         """
+        # A file name may be no UTF-8 at all, which no database takes.
+        origin = origin.encode("utf-8", "backslashreplace").decode()
         with path.open("rb") as file:
             data = file.read(_CHUNK_BYTES)
             media_type = headers.media_type_of(data)

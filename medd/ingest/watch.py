@@ -149,7 +149,7 @@ class Inbox:
             quiet = next_rescan - time.monotonic()
             if self._waiting:
                 self._stopping.wait(min(max(0.05, self._settings.settle_s / 4), 1.0))
-            elif quiet > 0:
+            elif quiet > 0 and not self._stopping.is_set():  # the loop may have cleared the event that `stop` set
                 self._collector.something.wait(quiet)
         if self._observer is not None:
             self._observer.stop()
@@ -200,6 +200,12 @@ class Inbox:
             return self._drop(path)
         except InputError as error:
             log.warning("file %s is refused: %s", relative, error, extra={"event": "inbox.refused"})
+            self._left[path] = state
+            return self._drop(path)
+        except TransientError:
+            raise
+        except Exception:  # a fault of ours or of a plugin, met by one file: those behind it go on
+            log.exception("file %s failed and stays", relative, extra={"event": "inbox.failed"})
             self._left[path] = state
             return self._drop(path)
         self._put_aside(path, relative, state, receipt)

@@ -114,7 +114,7 @@ def test_schema_that_is_too_new_is_refused_and_left_alone(empty):
     check_schema(empty)
     write(empty, "UPDATE alembic_version SET version_num = '9999'")
     for refusing in (check_schema, upgrade):
-        with pytest.raises(SchemaOutOfDate, match="install a newer medd. Received: schema 9999"):
+        with pytest.raises(SchemaOutOfDate, match=r"install a newer medd\. Received: schema 9999"):
             refusing(empty)
     assert current_schema(empty) == "9999"
 

@@ -101,7 +101,7 @@ def test_each_row_gets_its_own_id_among_known_and_new_ones(database):
     assert added[rows[5]["sha256"]].reason is Reason.NOT_CHEST
     assert added[rows[5]["sha256"]].status is Status.NOT_ASSESSED
     with database.read() as connection:
-        found = {id_: sha256 for id_, sha256 in connection.execute(sa.select(instance.c.id, instance.c.sha256))}
+        found = dict(connection.execute(sa.select(instance.c.id, instance.c.sha256)).all())
     assert {one.id: sha256 for sha256, one in added.items()} == found
 
 

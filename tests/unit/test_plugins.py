@@ -33,11 +33,15 @@ def lay(folder: Path, name: str, code: str) -> None:
 def refusal(folder: Path, *, use: bool = False) -> str:
     """The one line by which the plugins of a folder are refused."""
     with pytest.raises(PluginError) as caught:
-        manager = load_plugins(folder, builtin=(admission,))
-        if use:
-            classifiers(manager)
+        start(folder, use=use)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def start(folder: Path, *, use: bool) -> None:
+    manager = load_plugins(folder, builtin=(admission,))
+    if use:
+        classifiers(manager)
 
 
 # Refused at start
