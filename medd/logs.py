@@ -30,7 +30,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record on one line; a traceback follows only where a bug is logged."""
-        fields = " ".join(f"{k}={v}" for k, v in _fields(record).items())
+        fields = " ".join(f"{k}={printable(v)}" for k, v in _fields(record).items())
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{record.msecs:03.0f}Z"
         line = f"{stamp} {record.levelname} {record.name}: {printable(record.getMessage())}"
         line += f" [{fields}]" if fields else ""

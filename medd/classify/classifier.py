@@ -16,6 +16,9 @@ from medd.records import Prediction
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
 
+#: How far from a distribution a row of probabilities may be by rounding alone.
+_ROUNDING = 1e-3
+
 
 class Classifier(Protocol):
     """What a plugin's ``load`` returns. Called from one thread at a time."""
@@ -48,9 +51,12 @@ class LoadedModel:
         expected = (len(batch), len(self.bundle.labels))
         if scores.shape != expected:
             raise ModelUnusable(f"{self.bundle.ref}: one row per image expected, {expected}. Received: {scores.shape}")
-        if not (np.isfinite(scores).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3)):
+        if not (np.isfinite(scores).all() and np.allclose(scores.sum(axis=1), 1, atol=_ROUNDING)):
             raise ModelUnusable(f"{self.bundle.ref}: probabilities do not sum to 1. Received: {scores.sum(axis=1)[:3]}")
-        return scores
+        if scores.size and (scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING):
+            message = f"{self.bundle.ref}: probabilities are not in [0, 1]. Received: {scores.min()} to {scores.max()}"
+            raise ModelUnusable(message)
+        return scores.clip(0, 1)
 
     def interpret(self, scores: NDArray[np.float32], instance_id: int) -> Prediction:
         """Turn one image's (labels,) probabilities into a prediction by the bundle's labels and threshold."""

@@ -82,6 +82,16 @@ def test_jobs_of_another_kind_are_left_alone(database):
     assert SqlQueue(database).recover("other") == 0
 
 
+def test_jobs_whose_bytes_lie_elsewhere_are_left_to_other_hosts(database):
+    inserter = InstanceInserter(database, CLASSIFY, "attic")
+    [added] = inserter.add([instance_row(1)]).values()
+    inserter.close()
+    [here] = add_jobs(database, 1)
+    assert claimed_instances(SqlQueue(database), 10) == [here]
+    assert claimed_instances(SqlQueue(database, spool="cellar"), 10) == []
+    assert claimed_instances(SqlQueue(database, spool="attic"), 10) == [added.id]
+
+
 def test_claimed_job_stays_visible_as_running_under_its_owner(database):
     [id_] = add_jobs(database, 1)
     [claimed] = SqlQueue(database, "host:0").claim(CLASSIFY, 1)
