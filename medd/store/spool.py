@@ -134,7 +134,11 @@ class SpoolWriter:
         try:
             if self._file is None:
                 self._open()
-            os.rename(self._part, f"{self._folder}/{self.sha256}{self._suffix}")  # noqa: PTH104 - hot path
+            final = f"{self._folder}/{self.sha256}{self._suffix}"
+            if os.path.exists(final):  # noqa: PTH110 - hot path
+                # The same bytes again: what was answered for must not be replaced by what is not on the disk yet.
+                os.fsync(self._file)  # type: ignore[arg-type]
+            os.rename(self._part, final)  # noqa: PTH104
         except OSError:
             self.discard()
             raise
