@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medd.errors import ModelUnusable, PluginError
+from medd.errors import MeddError, ModelUnusable, PluginError
 from medd.hookspecs import ClassifierSpec
 from medd.records import Prediction
 from medd.registry import bundle as bundles
@@ -100,7 +100,7 @@ def load(folder: Path, specs: Sequence[ClassifierSpec], *, threads: int = 0) -> 
         threads: For the network; 0 takes every core.
 
     Raises:
-        ModelUnusable: The bundle is broken.
+        ModelUnusable: The bundle is broken, or its classifier cannot load it.
         PluginError: No plugin brings its classifier.
     """
     bundle = bundles.read(folder)
@@ -108,4 +108,10 @@ def load(folder: Path, specs: Sequence[ClassifierSpec], *, threads: int = 0) -> 
     if spec is None:
         known = ", ".join(sorted(s.name for s in specs)) or "none"
         raise PluginError(f"{bundle.ref}: no plugin brings the classifier {bundle.classifier!r}. Received: {known}")
-    return LoadedModel(bundle, resolve(spec.load, spec.name)(folder, threads))
+    builder = resolve(spec.load, spec.name)
+    try:
+        return LoadedModel(bundle, builder(folder, threads))
+    except MeddError:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise ModelUnusable(f"{bundle.ref}: classifier {spec.name!r} cannot load it. Received: {error!r}") from error

@@ -46,7 +46,7 @@ def classify(
         elif overlay and one.image is not None:
             cv2.imwrite(str(overlay / f"{number:04d}-{one.path.stem}.png"), draw(one.image, one.prediction))
     if output:
-        with output.open("w", newline="") as file:
+        with output.open("w", newline="", encoding="utf-8") as file:
             write_rows(rows, COLUMNS, style, _SHOWN, file)
     else:
         write_rows(rows, COLUMNS, style, _SHOWN)

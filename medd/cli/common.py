@@ -98,8 +98,11 @@ def write_rows(
 
 
 def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
     # A spreadsheet runs a cell that begins so as a formula, and a peer chooses what stands in some of them.
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+    value = f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
+    return value.encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], shown: Sequence[str], out: IO[str]) -> int:
