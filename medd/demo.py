@@ -29,7 +29,10 @@ def run(home: Path, images: int) -> int:
         MeddError: Something of it failed.
     """
     console = Console(highlight=False)
-    say = console.print
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     home = home.absolute()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEDD_")}
     environment |= {"MEDD_LISTENER__PORT": "0", "MEDD_LOG__LEVEL": "WARNING"}
@@ -43,7 +46,9 @@ def run(home: Path, images: int) -> int:
                 raise TransientError("the daemon did not start; its own line above says why")
             say(f"   {ready}")
             with tempfile.TemporaryDirectory() as folder:
-                say(f"2  drawing {images} synthetic chest radiographs, half of them with an opacity")
+                say(
+                    f"2  drawing {images} synthetic chest films, half with an opacity, and one said to be a lateral view"
+                )
                 samples = _draw(Path(folder), images)
                 dicom = [path for path in samples if path.suffix == ".dcm"]
                 pictures = [path for path in samples if path.suffix != ".dcm"]
@@ -66,9 +71,11 @@ def run(home: Path, images: int) -> int:
 
 
 def _draw(folder: Path, images: int) -> Sequence[Path]:
-    from medd.testing import write_samples
+    from medd.testing import dicom_radiograph, write_samples
 
-    return write_samples(folder, images)
+    lateral = folder / "lateral.dcm"
+    dicom_radiograph(images, ViewPosition="LL").save_as(lateral, enforce_file_format=True)
+    return [*write_samples(folder, images), lateral]
 
 
 def _send(paths: Sequence[Path], host: str, port: int) -> None:

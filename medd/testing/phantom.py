@@ -314,10 +314,10 @@ class _Child:
             if lobar:
                 upper = rng.uniform() < 0.35
                 height = self.apex + 0.14 if upper else bottom - rng.uniform(0.06, 0.14)
-                centre, radii = self.at(side, 0.55, height), (rng.uniform(0.12, 0.16), rng.uniform(0.10, 0.14))
+                centre, radii = self.at(side, 0.55, height), (rng.uniform(0.19, 0.25), rng.uniform(0.16, 0.22))
             else:
                 centre = self.at(side, rng.uniform(0.35, 0.72), rng.uniform(self.apex + 0.14, bottom - 0.05))
-                radii = (rng.uniform(0.06, 0.10), rng.uniform(0.05, 0.09))
+                radii = (rng.uniform(0.10, 0.16), rng.uniform(0.08, 0.14))
             field = np.maximum(field, self.blob(centre, radii))
         # The clouds fray the edge; the core stays filled.
         return self.canvas.soften(np.clip(2.4 * field - 0.75 + 0.5 * clouds * np.sqrt(field), 0, 1), 0.010)
