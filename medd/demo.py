@@ -46,9 +46,7 @@ def run(home: Path, images: int) -> int:
                 raise TransientError("the daemon did not start; its own line above says why")
             say(f"   {ready}")
             with tempfile.TemporaryDirectory() as folder:
-                say(
-                    f"2  drawing {images} synthetic chest films, half with an opacity, and one said to be a lateral view"
-                )
+                say(f"2  drawing {images} synthetic chest films, half with an opacity, and one called lateral")
                 samples = _draw(Path(folder), images)
                 dicom = [path for path in samples if path.suffix == ".dcm"]
                 pictures = [path for path in samples if path.suffix != ".dcm"]

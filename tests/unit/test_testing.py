@@ -47,7 +47,7 @@ def test_opacity_raises_the_brightness_of_the_lungs_and_of_nothing_else(seed):
     lungs = testing.lung_field(seed, size=256)
     around = cv2.dilate(lungs.astype(np.uint8), np.ones((25, 25))) == 0
     assert (opaque - clear)[lungs].mean() > 0.015
-    assert np.abs(opaque - clear)[around].mean() < 0.005
+    assert np.abs(opaque - clear)[around].mean() < 0.2 * (opaque - clear)[lungs].mean()
 
 
 def test_chest_has_dark_lungs_beside_a_bright_spine_on_a_dark_background():
