@@ -107,17 +107,18 @@ def test_each_row_gets_its_own_id_among_known_and_new_ones(database):
 
 def test_eight_threads_with_the_same_images_make_one_instance_each(database):
     gate = threading.Barrier(8)
+    rows = [instance_row(n) for n in range(200)]
 
     def send(number: int) -> list[bool]:
+        # In opposite orders: those who lock one another's rows must not end in a deadlock.
+        mine = rows if number % 2 else rows[::-1]
         gate.wait(30)
-        order = range(20) if number % 2 else reversed(range(20))
-        rows = [instance_row(n) for n in order]
-        return [one.new for start in (0, 10) for one in add(database, *rows[start : start + 10]).values()]
+        return [one.new for one in add(database, *mine).values()]
 
     with ThreadPoolExecutor(8) as threads:
         news = [new for answer in threads.map(send, range(8)) for new in answer]
-    assert sum(news) == 20
-    assert (count(database, instance), count(database, job)) == (20, 20)
+    assert sum(news) == 200
+    assert (count(database, instance), count(database, job)) == (200, 200)
 
 
 def test_only_pending_instances_get_a_job(database):
