@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import LoadedModel
-from medd.dicom.headers import split_file
+from medd.dicom.part10 import split_file
 from medd.errors import InputError, ModelError, TransientError
 from medd.imaging import load, preprocess
 from medd.queue.base import JobState

@@ -17,11 +17,21 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
 
+from medd.dicom.part10 import (
+    ELEMENT,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    LENGTH,
+    LONG_VRS,
+    SHORT_VRS,
+    clean,
+    encode_file_meta,
+    media_type_of,
+    split_file,
+)
 from medd.errors import InputError
 from medd.records import InstanceHeader, MediaType, Reason
 
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 #: Syntaxes whose whole dataset is deflated (PS3.5 section A.5): with it JPIP Referenced Deflate, of both kinds.
 _DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
@@ -32,24 +42,9 @@ EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: A header that goes on longer than this before its pixels is read from the file by pydicom instead.
 PREFIX_BYTES = 1 << 20
 
-#: The first bytes of a file → what it is.
-_MAGIC = (
-    (b"\xff\xd8\xff", MediaType.JPEG),
-    (b"\x89PNG\r\n\x1a\n", MediaType.PNG),
-    (b"II*\0", MediaType.TIFF),
-    (b"MM\0*", MediaType.TIFF),
-)
-
 UNDEFINED = 0xFFFFFFFF
 _TAG = struct.Struct("<HH")
-_SHORT = struct.Struct("<HH2sH")
-_LONG = struct.Struct("<I")
 _US = struct.Struct("<H")
-# PS3.5 section 7.1.2: these VRs have two reserved bytes and a length of 32 bits.
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(),
-)
 _PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SPECIFIC_CHARACTER_SET = 0x00080005
@@ -97,11 +92,6 @@ class _Unusual(Exception):
 
 class _Cut(Exception):
     """The walk ran past the end of the bytes."""
-
-
-def media_type_of(beginning: bytes) -> MediaType:
-    """What a file is, by its first bytes; what nobody knows is tried as DICOM."""
-    return next((kind for magic, kind in _MAGIC if beginning.startswith(magic)), MediaType.DICOM)
 
 
 def inspect_file(path: Path) -> InstanceHeader:
@@ -222,7 +212,7 @@ def _walk(data: bytes | bytearray, implicit: bool, size: int) -> tuple[dict[int,
     """Walk the top level of a little-endian dataset up to its pixels."""
     values: dict[int, bytes] = {}
     position, end = 0, len(data)
-    unpack_short, unpack_long = _SHORT.unpack_from, _LONG.unpack_from
+    unpack_short, unpack_long = ELEMENT.unpack_from, LENGTH.unpack_from
     while position < size:
         if position + 8 > end:
             raise _Cut
@@ -231,9 +221,9 @@ def _walk(data: bytes | bytearray, implicit: bool, size: int) -> tuple[dict[int,
         if implicit:
             length = unpack_long(data, position + 4)[0]
             start = position + 8
-        elif vr in _SHORT_VRS:
+        elif vr in SHORT_VRS:
             start = position + 8
-        elif vr in _LONG_VRS:
+        elif vr in LONG_VRS:
             if position + 12 > end:
                 raise _Cut
             length = unpack_long(data, position + 8)[0]
@@ -272,7 +262,7 @@ def _skip_items(data: bytes | bytearray, position: int, implicit: bool, end: int
         if position + 8 > end:
             raise _Cut
         group, element = _TAG.unpack_from(data, position)
-        tag, length = group << 16 | element, _LONG.unpack_from(data, position + 4)[0]
+        tag, length = group << 16 | element, LENGTH.unpack_from(data, position + 4)[0]
         position += 8
         if tag == _SEQUENCE_END:
             return position
@@ -286,16 +276,16 @@ def _skip_dataset(data: bytes | bytearray, position: int, implicit: bool, end: i
     while True:
         if position + 8 > end:
             raise _Cut
-        group, element, vr, length = _SHORT.unpack_from(data, position)
+        group, element, vr, length = ELEMENT.unpack_from(data, position)
         if group << 16 | element == _ITEM_END:
             return position + 8
         if implicit:
-            length = _LONG.unpack_from(data, position + 4)[0]
+            length = LENGTH.unpack_from(data, position + 4)[0]
             position += 8
-        elif vr in _SHORT_VRS:
+        elif vr in SHORT_VRS:
             position += 8
-        elif vr in _LONG_VRS and position + 12 <= end:
-            length = _LONG.unpack_from(data, position + 8)[0]
+        elif vr in LONG_VRS and position + 12 <= end:
+            length = LENGTH.unpack_from(data, position + 8)[0]
             position += 12
         else:
             raise _Unusual
@@ -309,7 +299,7 @@ def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str
     fields: dict[str, object] = {}
     for tag, name in _UIDS.items():
         if tag in values:
-            uid = _clean(values[tag].decode("ascii", "replace"))
+            uid = clean(values[tag].decode("ascii", "replace"))
             if len(uid) > 64:
                 raise InputError(Reason.UNREADABLE, f"{name} is longer than 64 characters. Received: {len(uid)}")
             fields[name] = uid
@@ -318,7 +308,7 @@ def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str
             raise InputError(Reason.UNREADABLE, f"no DICOM object: {name} is missing")
     for tag, name in _CODES.items():
         if tag in values:
-            fields[name] = _clean(values[tag].decode("ascii", "replace")).upper()[:16]
+            fields[name] = clean(values[tag].decode("ascii", "replace")).upper()[:16]
     charset = values.get(_SPECIFIC_CHARACTER_SET, b"")
     for tag, name in _TEXTS.items():
         if tag in values:
@@ -327,10 +317,10 @@ def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str
         if len(values.get(tag, b"")) >= 2:
             fields[name] = _US.unpack_from(values[tag])[0]
     if tag_value := values.get(_IMAGE_TYPE):
-        fields["image_type"] = tuple(_clean(part).upper() for part in tag_value.decode("ascii", "replace").split("\\"))
+        fields["image_type"] = tuple(clean(part).upper() for part in tag_value.decode("ascii", "replace").split("\\"))
     if tag_value := values.get(_PATIENT_ORIENTATION):
-        fields["patient_orientation"] = _clean(tag_value.decode("ascii", "replace").split("\\")[0]).upper()[:16]
-    frames = _clean(values.get(_NUMBER_OF_FRAMES, b"").decode("ascii", "replace"))
+        fields["patient_orientation"] = clean(tag_value.decode("ascii", "replace").split("\\")[0]).upper()[:16]
+    frames = clean(values.get(_NUMBER_OF_FRAMES, b"").decode("ascii", "replace"))
     if frames.isascii() and frames.isdigit() and len(frames) < 10:
         fields["number_of_frames"] = int(frames)
     return InstanceHeader(
@@ -341,89 +331,14 @@ def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str
     )
 
 
-def _clean(text: str) -> str:
-    """Without padding, and without characters that databases and terminals choke on."""
-    text = text.strip(" \0\t\r\n")
-    return text if text.isprintable() else "".join(c for c in text if c.isprintable())
-
-
 def _text(value: bytes, charset: bytes) -> str:
     """Decode a text by the Specific Character Set (PS3.3 section C.12.1.1.2)."""
     if value.isascii() and b"\x1b" not in value:
-        return _clean(value.decode("ascii"))
-    names = [_clean(name) for name in charset.decode("ascii", "replace").split("\\")]
+        return clean(value.decode("ascii"))
+    names = [clean(name) for name in charset.decode("ascii", "replace").split("\\")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unknown character set is read as Latin-1, which loses nothing
         try:
-            return _clean(decode_bytes(value, convert_encodings(names), {0x5C}))
+            return clean(decode_bytes(value, convert_encodings(names), {0x5C}))
         except (LookupError, UnicodeError, ValueError):
-            return _clean(value.decode("latin-1"))
-
-
-def split_file(data: bytes | bytearray) -> tuple[int, str]:
-    """Find the dataset in a file that holds a DICOM object.
-
-    Args:
-        data: The beginning of the file.
-
-    Returns:
-        The offset of the dataset, and its transfer syntax UID. A file without preamble and meta group (PS3.10 allows
-        neither, but they exist) starts at 0; its syntax is told from its first element.
-
-    Raises:
-        InputError: It does not begin as a DICOM object.
-    """
-    has_preamble = bytes(data[128:132]) == b"DICM"
-    position, end, syntax = 132 if has_preamble else 0, len(data), ""
-    # The meta group is always Explicit VR Little Endian (PS3.10 section 7.1).
-    while position + 12 <= end:
-        group, element, vr, length = _SHORT.unpack_from(data, position)
-        if group != 0x0002:
-            break
-        start = position + 8
-        if vr in _LONG_VRS:
-            length, start = _LONG.unpack_from(data, position + 8)[0], position + 12
-        elif vr not in _SHORT_VRS:
-            raise InputError(Reason.UNREADABLE, "damaged file meta group")
-        if element == 0x0010:
-            syntax = _clean(bytes(data[start : start + length]).decode("ascii", "replace"))[:64]
-        position = start + length
-    if position + 12 > end and (syntax or has_preamble):
-        raise InputError(Reason.UNREADABLE, f"no dataset behind the file meta group. Received: {end} bytes")
-    if not syntax:
-        group, _, vr, _ = _SHORT.unpack_from(data, position) if position + 8 <= end else (0, 0, b"", 0)
-        if group != 0x0008:
-            message = f"neither a DICOM object nor a JPEG, PNG or TIFF. Received: {bytes(data[:4])!r}, {end} bytes"
-            raise InputError(Reason.UNREADABLE, message)
-        explicit = vr in _SHORT_VRS or vr in _LONG_VRS
-        syntax = EXPLICIT_VR_LITTLE_ENDIAN if explicit else IMPLICIT_VR_LITTLE_ENDIAN
-    return position, syntax
-
-
-def encode_file_meta(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str = ""
-) -> bytes:
-    """Preamble and File Meta Information for a bare dataset (PS3.10 section 7.1)."""
-    elements = [
-        b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
-        _meta(0x0002, b"UI", sop_class_uid),
-        _meta(0x0003, b"UI", sop_instance_uid),
-        _meta(0x0010, b"UI", transfer_syntax_uid),
-        _meta(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-        _meta(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-    ]
-    if calling_ae:
-        elements.append(_meta(0x0016, b"AE", calling_ae))
-    group = b"".join(elements)
-    return b"\0" * 128 + b"DICM\x02\x00\x00\x00UL\x04\x00" + _LONG.pack(len(group)) + group
-
-
-def _meta(element: int, vr: bytes, value: str) -> bytes:
-    data = value.encode("ascii", "replace")
-    data += (b"\0" if vr == b"UI" else b" ") * (len(data) % 2)
-    return _SHORT.pack(0x0002, element, vr, len(data)) + data
-
-
-#: Ours, derived from a UUID (PS3.5 section B.2).
-IMPLEMENTATION_CLASS_UID = "2.25.188370829461163012764930577712853149321"
-IMPLEMENTATION_VERSION_NAME = "MEDD_0_1"
+            return clean(value.decode("latin-1"))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from medd.dicom import headers
+from medd.dicom import part10
 from medd.errors import InputError, TransientError
 from medd.ingest import pdu
 from medd.ingest.intake import Intake
@@ -122,9 +122,9 @@ class Association:
             else:
                 why_not = pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED if supported else pdu.ABSTRACT_SYNTAX_NOT_SUPPORTED
                 # The syntax of a refused context is not significant, but its item has to be there.
-                results.append((context.id, why_not, headers.IMPLICIT_VR_LITTLE_ENDIAN))
+                results.append((context.id, why_not, part10.IMPLICIT_VR_LITTLE_ENDIAN))
         answer_pdu = pdu.encode_associate_ac(
-            body, results, headers.IMPLEMENTATION_CLASS_UID, headers.IMPLEMENTATION_VERSION_NAME
+            body, results, part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME
         )
         self._connection.sendall(answer_pdu)
         return True
@@ -206,7 +206,7 @@ class Association:
         limit = self._acceptance.settings.max_object_mib << 20
         if command.command_field != pdu.STORE_RQ:
             return _Sink(None, limit)
-        prefix = headers.encode_file_meta(
+        prefix = part10.encode_file_meta(
             command.sop_class_uid, command.sop_instance_uid, self._contexts[context_id][1], self._calling_ae
         )
         return _Sink(self._intake.begin(prefix), limit)

@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from medd import plugins
-from medd.dicom import headers
+from medd.dicom import headers, part10
 from medd.errors import InputError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.records import Instance, InstanceHeader, MediaType, Reason, Status, Verdict
@@ -94,16 +94,16 @@ class Intake:
         origin = origin.encode("utf-8", "backslashreplace").decode()
         with path.open("rb") as file:
             data = file.read(_CHUNK_BYTES)
-            media_type = headers.media_type_of(data)
+            media_type = part10.media_type_of(data)
             header, refusal, offset = InstanceHeader(media_type), Verdict(), 0
             syntax = ""
             if media_type == MediaType.DICOM:
                 try:
-                    offset, syntax = headers.split_file(data)
+                    offset, syntax = part10.split_file(data)
                 except InputError as error:
                     refusal = Verdict(Reason.UNREADABLE, str(error))
             has_meta = offset > 0
-            prefix = bytes(data[:offset]) if has_meta else headers.encode_file_meta("", "", syntax) if syntax else b""
+            prefix = bytes(data[:offset]) if has_meta else part10.encode_file_meta("", "", syntax) if syntax else b""
             writer = self._spool.writer(prefix, media_type)
             try:
                 content: bytes = data[offset:]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from medd.dicom import headers
+from medd.dicom import part10
 from medd.errors import InputError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.records import ModelVersion, Reason, Status
@@ -143,7 +143,7 @@ def test_pictures_without_uid_are_no_conflict(database):
 
 def test_what_a_peer_writes_into_a_patient_id_is_stored_harmlessly(database):
     hostile = "P\0\x1b[31m'; DROP TABLE instance; --\u202e\ud800 \U0001f600 Ωμέγα"
-    cleaned = headers._clean(hostile)
+    cleaned = part10.clean(hostile)
     add_one(database, 1, patient_id=cleaned)
     [row] = results(database, patient=cleaned)
     assert row["patient_id"] == cleaned == "P[31m'; DROP TABLE instance; -- \U0001f600 Ωμέγα"
@@ -360,7 +360,7 @@ def test_only_the_current_prediction_is_filtered(database):
     assert ids(database, label="NORMAL") == [id_]
 
 
-def test_view_is_readable_by_people_who_come_with_sql(database, database_url):
+def test_view_is_readable_by_people_who_come_with_sql(database):
     add_one(database, 1, 0.75)
     sql = "SELECT sop_instance_uid, status, label, positive, probability, probabilities FROM results"
     if database.is_sqlite:
@@ -369,7 +369,7 @@ def test_view_is_readable_by_people_who_come_with_sql(database, database_url):
     else:
         import psycopg
 
-        with psycopg.connect(database_url.replace("+psycopg", "")) as connection:
+        with psycopg.connect(database.engine.url.set(drivername="postgresql").render_as_string(False)) as connection:
             [row] = connection.execute(sql).fetchall()
     probabilities = row[5] if isinstance(row[5], dict) else json.loads(row[5])
     assert row[:5] == ("1.2.3.1", "scored", "PNEUMONIA", True, 0.75)

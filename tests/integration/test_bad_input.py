@@ -14,7 +14,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medd.dicom import headers
+from medd.dicom import part10
 from medd.errors import InputError
 from medd.testing import EXPECTED_REASONS, bad_inputs, cheap_series, dicom_radiograph, jpeg_radiograph
 from tests.support import DX, EXPLICIT, IMPLICIT, VERIFICATION, Daemon, RawSender, running, uid_in, wait_until
@@ -106,7 +106,7 @@ def as_sent(path: Path) -> tuple[bytes, str, str, str]:
     """A file as a sender would send it: dataset, SOP class, instance UID, transfer syntax."""
     data = path.read_bytes()
     try:
-        offset, syntax = headers.split_file(data)
+        offset, syntax = part10.split_file(data)
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
         return data[offset:], str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), syntax
     except (InputError, AttributeError):

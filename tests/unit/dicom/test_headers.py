@@ -12,8 +12,9 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.filewriter import write_dataset
 
-from medd.dicom import headers
-from medd.dicom.headers import inspect_file, read_header, read_with_pydicom, split_file
+from medd.dicom import headers, part10
+from medd.dicom.headers import inspect_file, read_header, read_with_pydicom
+from medd.dicom.part10 import split_file
 from medd.errors import InputError
 from medd.records import InstanceHeader, MediaType, Reason
 from medd.testing import dicom_radiograph, jpeg_radiograph
@@ -241,7 +242,7 @@ def test_unusual_encodings_are_read_all_the_same(syntax, tmp_path):
     fields = {name: getattr(usual, name) for name in usual.__slots__} | {"transfer_syntax_uid": syntax}
     assert header == InstanceHeader(**fields)
     path = tmp_path / "file"
-    path.write_bytes(headers.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, syntax) + data)
+    path.write_bytes(part10.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, syntax) + data)
     assert inspect_file(path) == header
 
 
@@ -354,7 +355,7 @@ def test_what_is_no_file_of_ours_is_refused(data):
 
 
 def test_file_that_ends_within_its_meta_group_is_refused():
-    data = headers.encode_file_meta("1.2", "1.2.3", EXPLICIT)
+    data = part10.encode_file_meta("1.2", "1.2.3", EXPLICIT)
     for cut in (len(data), len(data) - 5, 200):
         with pytest.raises(InputError):
             split_file(data[:cut])
@@ -372,7 +373,7 @@ def test_file_that_ends_within_its_meta_group_is_refused():
     ],
 )
 def test_file_is_told_by_its_first_bytes(beginning, kind):
-    assert headers.media_type_of(beginning) is kind
+    assert part10.media_type_of(beginning) is kind
 
 
 def test_picture_has_a_header_with_nothing_but_its_kind(tmp_path):
@@ -391,7 +392,7 @@ def test_header_longer_than_the_prefix_is_read_from_the_file(tmp_path, monkeypat
 @pytest.mark.parametrize("calling", ["", "CR1"])
 def test_file_meta_that_is_written_is_read_by_pydicom(calling):
     ds = small_film()
-    data = headers.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT, calling) + encode(ds, EXPLICIT)
+    data = part10.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT, calling) + encode(ds, EXPLICIT)
     read = pydicom.dcmread(BytesIO(data))  # not forced: the preamble has to be right
     assert read.file_meta.MediaStorageSOPClassUID == ds.SOPClassUID
     assert read.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
