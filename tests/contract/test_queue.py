@@ -363,11 +363,12 @@ Worker(queue, CLASSIFY, Slow(), batch_size=4, poll_s=0.05).run()
 """
 
 
-def test_killed_workers_jobs_are_done_by_the_others_and_none_twice(database, database_url):
+def test_killed_workers_jobs_are_done_by_the_others_and_none_twice(database):
+    url = database.engine.url.render_as_string(hide_password=False)
     ids = add_jobs(database, 120)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", _WORKER, database_url, f"worker-{number}"],
+            [sys.executable, "-c", _WORKER, url, f"worker-{number}"],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
