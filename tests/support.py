@@ -144,7 +144,9 @@ class Daemon:
         if ready:
             assert self.process.stdout is not None
             line = self.process.stdout.readline()
-            assert line.startswith("ready:"), f"no ready line but {line!r}; log:\n{self.log.read_text()}"
+            if not line.startswith("ready:"):
+                self.kill()
+                pytest.fail(f"no ready line but {line!r}; log:\n{self.log.read_text()}")
         return self
 
     def stop(self) -> int:

@@ -82,6 +82,16 @@ def test_children_of_a_killed_supervisor_leave_and_a_new_daemon_goes_on_in_the_s
     assert "Traceback" not in daemon.log.read_text()
 
 
+def test_children_of_a_supervisor_that_is_killed_during_their_start_leave_too(tmp_path: Path) -> None:
+    # They find nobody to tell that they are ready.
+    daemon = Daemon(tmp_path / "home").start(ready=False)
+    wait_until(lambda: len(daemon.children()) == 2)
+    orphans = family(daemon)[1:]
+    assert len(orphans) == 2
+    daemon.kill()
+    wait_until(lambda: not [process for process in orphans if process.is_running()])
+
+
 @pytest.mark.parametrize("part", ["receive", "work"])
 def test_a_part_that_is_killed_starts_again_by_itself(tmp_path: Path, part: str) -> None:
     daemon = Daemon(tmp_path / "home")
