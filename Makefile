@@ -34,6 +34,7 @@ docs: setup
 
 bench: setup
 	$(BIN)/python bench/all.py
+	MEDD_FULL=1 MEDD_REQUIRE_PEERS=1 $(BIN)/pytest -m full
 
 clean:
 	rm -rf .venv dist build

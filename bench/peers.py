@@ -96,7 +96,9 @@ class Receiver:
         wait_until(up, START_S, f"start of {self.name}")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed:
+            print(f"bench: the last words of {self.name}:\n{self.log.read_text()[-2000:]}", file=sys.stderr)
         tree = [self.process, *self.process.children(recursive=True)]
         self.process.terminate()
         with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Writes ``docs/cli.md`` and ``docs/hooks.md`` from the code; a test checks that they are up to date. Run by `make docs`."""
+"""Writes ``docs/cli.md`` and ``docs/hooks.md`` from the code; a test checks that they are up to date."""
 
 import inspect
 import sys
@@ -29,7 +29,8 @@ def commands(command: object, path: str) -> Iterator[tuple[str, object]]:
 
 def cli() -> str:
     """The command line's reference."""
-    text = f"# Command line\n\n{NOTE}\nExit codes: 0 done, 1 the work failed for some input, 2 the call or settings are wrong.\n"
+    codes = "Exit codes: 0 done, 1 the work failed for some input, 2 the call or settings are wrong."
+    text = f"# Command line\n\n{NOTE}\n{codes}\n"
     for name, command in commands(typer.main.get_command(app), "medd"):
         context = command.make_context(name, [], resilient_parsing=True)  # type: ignore[attr-defined]
         context.terminal_width = context.max_content_width = 100

@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from medd import settings
 from medd.errors import TransientError
 from medd.records import Status
 from medd.store.database import Database
@@ -55,8 +54,7 @@ def run(home: Path, images: int) -> int:
                 _send(dicom, host, int(port))
                 for picture in pictures:
                     shutil.copy(picture, home / "inbox" / picture.name)
-            loaded = settings.load(home)
-            database = Database(loaded.database_url)
+            database = Database(f"sqlite:///{home / 'medd.db'}")
             _wait(database, len(samples), console)
             say("4  the worklist, most urgent first: medd worklist")
             _show_worklist(home, environment)

@@ -10,9 +10,7 @@
     │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
     ├── TransientError        may pass by itself: retried with backoff
     └── ModelError
-        ├── ModelUnusable     a bundle is unreadable, incomplete or altered
-        ├── SpecMismatch      the image was prepared otherwise than the model was trained for
-        └── GateRefused       a candidate did not beat the champion
+        └── ModelUnusable     a bundle is unreadable, incomplete or altered
 
 Messages name the file or the UID and the reason, and end with what was found: "… Received: …".
 """
@@ -60,11 +58,3 @@ class ModelError(MeddError):
 
 class ModelUnusable(ModelError):
     """A bundle is unreadable, incomplete, or its files do not have the digests it states."""
-
-
-class SpecMismatch(ModelError):
-    """An image was prepared otherwise than the model was trained for."""
-
-
-class GateRefused(ModelError):
-    """A candidate was not promoted; the message gives the reason and the figures."""

@@ -67,7 +67,7 @@ def open_existing_database(settings: Settings) -> Database:
     database = Database(settings.database_url)
     if database.file is not None and not database.file.is_file():
         raise SettingsError(f"no database at {database.file}: nothing was received in this home yet")
-    check_schema(database)
+    check_schema(database, create=False)
     return database
 
 
@@ -127,6 +127,10 @@ class Receiver:
         self.listener.start()
         for inbox in self.inboxes:
             inbox.start()
+
+    def is_alive(self) -> bool:
+        """Whether images are still taken in by every way."""
+        return self.listener.is_alive() and all(inbox.is_alive() for inbox in self.inboxes)
 
     def stop(self) -> None:
         """Finish what is coming in and stop."""

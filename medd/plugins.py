@@ -15,6 +15,7 @@ import pluggy
 from medd import hookspecs
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec
+from medd.records import InstanceHeader, Verdict
 
 GROUP = "medd"
 
@@ -100,6 +101,22 @@ def classifiers(manager: pluggy.PluginManager) -> list[ClassifierSpec]:
                 raise PluginError(f"plugins {other!r} and {name!r}: both bring a classifier {spec.name!r}")
             found[spec.name], bringers[spec.name] = spec, name
     return [found[name] for name in sorted(found)]
+
+
+def admit(manager: pluggy.PluginManager, header: InstanceHeader) -> Verdict:
+    """Ask the plugins, and last the built-in gate, whether a model may judge an image.
+
+    Raises:
+        PluginError: A stranger's rule failed; the image is neither admitted nor refused.
+    """
+    try:
+        verdict = manager.hook.admit_instance(header=header)
+    except Exception as error:  # a stranger's rule may raise anything
+        log.exception("a plugin failed in admit_instance", extra={"event": "plugin.failed"})
+        raise PluginError(f"plugin: admit_instance raised {type(error).__name__}") from error
+    if not isinstance(verdict, Verdict):
+        raise PluginError(f"plugin: admit_instance gives a Verdict or None. Received: {type(verdict).__name__}")
+    return verdict
 
 
 def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:

@@ -1,7 +1,7 @@
 """What crosses a stage border: frozen records and the words for their states."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -204,7 +204,6 @@ class ModelVersion:
     path: Path
     #: "champion" is on duty; "retired" was.
     role: str = "retired"
-    labels: tuple[str, ...] = field(default=())
 
     @property
     def ref(self) -> str:

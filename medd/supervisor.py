@@ -78,9 +78,13 @@ def lock_stage(settings: Settings, stage: str) -> int:
     Raises:
         SettingsError: Another daemon serves the stage here.
     """
+    pipeline.make_home(settings)
     folder = settings.home / "run"
-    folder.mkdir(exist_ok=True)
-    file = os.open(folder / f"{stage}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        folder.mkdir(exist_ok=True)
+        file = os.open(folder / f"{stage}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise SettingsError(f"home: {folder} cannot be written. Received: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -185,20 +189,27 @@ def run_stage(settings: Settings, stage: str, index: int, *, supervised: bool) -
         lock_stage(settings, stage)
     if stage == "receive":
         receiver = pipeline.build_receiver(settings)
-        receiver.start()
         folders = ", ".join(str(Path(settings.under_home(inbox.path))) for inbox in settings.inbox)
-        print(f"ready: DICOM {receiver.address}, folder {folders}", flush=True)
-        stop.wait()
-        receiver.stop()
+        try:
+            receiver.start()
+            print(f"ready: DICOM {receiver.address}, folder {folders}", flush=True)
+            while not stop.wait(1) and receiver.is_alive():
+                pass
+        finally:  # also when nobody is left to read that line: threads of ours would outlive the main one
+            receiver.stop()
     else:
         worker = pipeline.build_worker(settings, index)
         thread = threading.Thread(target=worker.run, name="worker")
         thread.start()
-        print(f"ready: worker {index} with {settings.model.classifier}", flush=True)
-        stop.wait()
-        worker.stop()
-        thread.join()
-    return 0
+        try:
+            print(f"ready: worker {index} with {settings.model.classifier}", flush=True)
+            while not stop.wait(1) and thread.is_alive():
+                pass
+        finally:
+            worker.stop()
+            thread.join()
+    # Without a signal it was a thread that ended, by a fault: the supervisor, or the service manager, starts us again.
+    return 0 if stop.is_set() else 1
 
 
 def _wait_for_orphanage(stop: threading.Event) -> None:

@@ -45,9 +45,12 @@ class LoadedModel:
         """Score (N, size, size, channels) float32 → (N, labels) float32, checked.
 
         Raises:
-            ModelUnusable: The classifier returned something else than one distribution per image.
+            ModelUnusable: The classifier raised, or returned something else than one distribution per image.
         """
-        scores = np.asarray(self.classifier.predict(batch), dtype=np.float32)
+        try:
+            scores = np.asarray(self.classifier.predict(batch), dtype=np.float32)
+        except Exception as error:  # a stranger's classifier may raise anything
+            raise ModelUnusable(f"{self.bundle.ref}: classifier raised {error!r}") from error
         expected = (len(batch), len(self.bundle.labels))
         if scores.shape != expected:
             raise ModelUnusable(f"{self.bundle.ref}: one row per image expected, {expected}. Received: {scores.shape}")

@@ -12,9 +12,10 @@ import numpy as np
 import pluggy
 from numpy.typing import NDArray
 
+from medd import plugins
 from medd.classify.classifier import LoadedModel
 from medd.dicom.headers import inspect_file
-from medd.errors import InputError, MeddError
+from medd.errors import InputError, TransientError
 from medd.imaging import load, preprocess
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
@@ -75,7 +76,7 @@ def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
     header = InstanceHeader(MediaType.DICOM)
     try:
         header = inspect_file(path)
-        verdict = manager.hook.admit_instance(header=header)
+        verdict = plugins.admit(manager, header)
         if verdict.reason is not None:
             return Judged(path, header, None, None, verdict.reason, verdict.detail)
         return Judged(path, header, load(path, header.media_type), None)
@@ -83,7 +84,7 @@ def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
         return Judged(path, header, None, None, error.reason, str(error))
     except OSError as error:
         return Judged(path, header, None, None, Reason.UNREADABLE, f"cannot be read. Received: {error.strerror}")
-    except MeddError as error:
+    except TransientError as error:
         return Judged(path, header, None, None, Reason.UNREADABLE, str(error))
 
 

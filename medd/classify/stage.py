@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import LoadedModel
-from medd.dicom.part10 import split_file
-from medd.errors import InputError, ModelError, TransientError
+from medd.dicom.part10 import HEAD_BYTES, split_file
+from medd.errors import InputError, ModelUnusable, TransientError
 from medd.imaging import load, preprocess
 from medd.queue.base import JobState
 from medd.queue.sql import SqlQueue
@@ -23,9 +23,6 @@ from medd.store.repository import locate, record_predictions, set_not_assessed
 from medd.store.spool import Spool
 
 log = logging.getLogger(__name__)
-
-#: A file meta group is longer than this in no object that anybody sends.
-_META_BYTES = 1 << 16
 
 #: What one image became on its way: the network's input, or why there is none.
 Prepared = NDArray[np.float32] | InputError | TransientError
@@ -42,7 +39,7 @@ def _verify(path: Path, sha256: str, media_type: MediaType) -> None:
     try:
         with path.open("rb") as file:
             if media_type == MediaType.DICOM:
-                file.seek(split_file(file.read(_META_BYTES))[0])
+                file.seek(split_file(file.read(HEAD_BYTES))[0])
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except InputError:
         found = ""
@@ -113,11 +110,10 @@ class ClassifyStage:
         """One row of probabilities per image; where the model fails on the batch, each image is tried alone."""
         try:
             return list(self._model.predict(batch))
-        except Exception as error:  # whatever a stranger's classifier raises
+        except ModelUnusable as error:
             if len(batch) > 1:
                 return [self._score(batch[place : place + 1])[0] for place in range(len(batch))]
-            message = str(error) if isinstance(error, ModelError) else f"classifier raised {type(error).__name__}"
-            return [TransientError(f"{self._model.bundle.ref}: {message}")]
+            return [TransientError(str(error))]
 
     def _commit(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         settled: list[tuple[Job, Prediction | InputError]] = [
@@ -148,11 +144,19 @@ class ClassifyStage:
             if isinstance(result, TransientError):
                 self._retry(job, result)
 
+    def bury(self, instance_ids: Sequence[int]) -> None:
+        """Tell of jobs that were given up because whoever worked on them died."""
+        for instance_id in instance_ids:
+            self._tell_dead(instance_id, "its worker died each time")
+
+    def _tell_dead(self, instance_id: int, reason: str) -> None:
+        log.error("given up: %s", reason, extra={"event": "job.dead", "instance": instance_id})
+        plugins.tell(self._manager, "job_buried", instance_id=instance_id, reason=reason)
+
     def _retry(self, job: Job, error: TransientError) -> None:
         state = self._queue.retry(job, str(error))
         fields = {"event": "job.retry", "instance": job.instance_id, "job": job.id}
         if state is JobState.DEAD:
-            log.error("given up: %s", error, extra=fields | {"event": "job.dead"})
-            plugins.tell(self._manager, "job_buried", instance_id=job.instance_id, reason=str(error))
+            self._tell_dead(job.instance_id, str(error))
         else:
             log.warning("will be tried again: %s", error, extra=fields)

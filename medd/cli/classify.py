@@ -1,13 +1,14 @@
 """``medd classify``."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medd.cli.common import Config, Format, Home, write_rows
-from medd.errors import SettingsError
+from medd.errors import SettingsError, TransientError
 
 _SHOWN = ("path", "status", "label", "probability", "threshold", "reason", "model")
 
@@ -31,11 +32,15 @@ def classify(
     from medd.ingest.watch import files_below
 
     loaded, manager = pipeline.load_model(settings.load(home, config), model)
-    files = [file for path in paths for file in (files_below(path) if path.is_dir() else (path,))]
+    try:
+        files = [file for path in paths for file in (files_below(path) if path.is_dir() else (path,))]
+        if overlay:
+            overlay.mkdir(parents=True, exist_ok=True)
+        out = output.open("w", newline="", encoding="utf-8") if output else sys.stdout
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}") from error
     if not files:
         raise SettingsError(f"no files found in {', '.join(map(str, paths))}")
-    if overlay:
-        overlay.mkdir(parents=True, exist_ok=True)
     rows, failed = [], False
     judged = track(classify_files(files, loaded, manager), "classify", len(files), disable=not sys.stderr.isatty())
     for number, one in enumerate(judged):
@@ -44,12 +49,11 @@ def classify(
         if one.prediction is None:
             print(f"{one.path}: {one.reason}{f': {one.detail}' if one.detail else ''}", file=sys.stderr)
         elif overlay and one.image is not None:
-            cv2.imwrite(str(overlay / f"{number:04d}-{one.path.stem}.png"), draw(one.image, one.prediction))
-    if output:
-        with output.open("w", newline="", encoding="utf-8") as file:
-            write_rows(rows, COLUMNS, style, _SHOWN, file)
-    else:
-        write_rows(rows, COLUMNS, style, _SHOWN)
-    if style is Format.TABLE:
-        print(DISCLAIMER)
+            target = overlay / f"{number:04d}-{one.path.stem}.png"
+            if not cv2.imwrite(str(target), draw(one.image, one.prediction)):
+                raise TransientError(f"{target}: cannot be written")
+    with out if output else nullcontext(out):
+        write_rows(rows, COLUMNS, style, _SHOWN, out)
+        if style is Format.TABLE:
+            print(DISCLAIMER, file=out)
     raise typer.Exit(1 if failed else 0)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from medd.cli.common import Home
-
 
 def demo(
-    home: Home = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="The home folder; else a new temporary one.", show_default=False)
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many sample images.")] = 12,
 ) -> None:
     """Show the whole journey on sample studies: start, send by C-STORE and by folder, score, list, stop."""

@@ -11,6 +11,9 @@ from medd.cli.common import Config, Home
 
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders with all that is below them.")],
+    priority: Annotated[
+        int, typer.Option(min=-1000, max=1000, help="Lower goes first; what comes in live has 0, a backlog wants more.")
+    ] = 0,
     home: Home = None,
     config: Config = None,
 ) -> None:
@@ -23,7 +26,7 @@ def ingest(
     loaded = settings.load(home, config)
     intake = pipeline.build_intake(loaded, pipeline.open_database(loaded))
     counts = {"received": 0, "already there": 0, "not assessed": 0, "failed": 0}
-    outcomes = track(receive_paths(paths, intake), "ingest", disable=not sys.stderr.isatty(), transient=True)
+    outcomes = track(receive_paths(paths, intake, priority), "ingest", disable=not sys.stderr.isatty(), transient=True)
     for path, outcome in outcomes:
         if isinstance(outcome, str):
             counts["failed"] += 1

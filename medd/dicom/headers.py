@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
 
+from medd.dicom import part10
 from medd.dicom.part10 import (
+    DEFLATED,
     ELEMENT,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -32,19 +34,15 @@ from medd.dicom.part10 import (
 from medd.errors import InputError
 from medd.records import InstanceHeader, MediaType, Reason
 
-DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
-#: Syntaxes whose whole dataset is deflated (PS3.5 section A.5): with it JPIP Referenced Deflate, of both kinds.
-_DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
 #: How much of a deflated dataset is inflated for its header: a small one may inflate to gigabytes.
 _INFLATED_BYTES = 1 << 20
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
-#: A header that goes on longer than this before its pixels is read from the file by pydicom instead.
-PREFIX_BYTES = 1 << 20
-
 UNDEFINED = 0xFFFFFFFF
 _TAG = struct.Struct("<HH")
 _US = struct.Struct("<H")
+#: VR LO has 64 characters, of up to a few bytes each; much more is no name of anything, and no database indexes it.
+_MAX_TEXT_BYTES = 1024
 _PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SPECIFIC_CHARACTER_SET = 0x00080005
@@ -83,7 +81,6 @@ _WANTED = frozenset(
     | _TEXTS.keys()
     | _NUMBERS.keys()
 )
-_LAST_WANTED = max(_WANTED)
 
 
 class _Unusual(Exception):
@@ -102,7 +99,7 @@ def inspect_file(path: Path) -> InstanceHeader:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        beginning = file.read(PREFIX_BYTES)
+        beginning = file.read(part10.HEAD_BYTES)
         media_type = media_type_of(beginning)
         if media_type != MediaType.DICOM:
             return InstanceHeader(media_type)
@@ -131,7 +128,7 @@ def read_header(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) 
     """
     if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
         return None
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         return _read_deflated(prefix, transfer_syntax_uid, size)
     try:
         values, has_pixels = _walk(prefix, transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, size)
@@ -312,6 +309,8 @@ def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str
     charset = values.get(_SPECIFIC_CHARACTER_SET, b"")
     for tag, name in _TEXTS.items():
         if tag in values:
+            if len(values[tag]) > _MAX_TEXT_BYTES:
+                raise InputError(Reason.UNREADABLE, f"{name} is too long. Received: {len(values[tag])} bytes")
             fields[name] = _text(values[tag], charset)
     for tag, name in _NUMBERS.items():
         if len(values.get(tag, b"")) >= 2:

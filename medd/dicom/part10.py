@@ -11,6 +11,11 @@ IMPLEMENTATION_VERSION_NAME = "MEDD_0_1"
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+#: Syntaxes whose whole dataset is deflated (PS3.5 section A.5): with it JPIP Referenced Deflate, of both kinds.
+DEFLATED = frozenset(("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
+
+#: How much of a file is looked at to find its header; an object with more before its pixels is left to pydicom.
+HEAD_BYTES = 1 << 20
 
 #: The first bytes of a file → what it is.
 _MAGIC = (
@@ -30,6 +35,8 @@ SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI
 
 def media_type_of(beginning: bytes) -> MediaType:
     """What a file is, by its first bytes; what nobody knows is tried as DICOM."""
+    if beginning[128:132] == b"DICM":
+        return MediaType.DICOM  # whose preamble may be that of a TIFF (PS3.10 section 7.1)
     return next((kind for magic, kind in _MAGIC if beginning.startswith(magic)), MediaType.DICOM)
 
 

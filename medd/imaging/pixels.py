@@ -24,7 +24,6 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
@@ -34,6 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medd.dicom.part10 import DEFLATED, media_type_of, split_file
 from medd.errors import InputError, NotAssessable, TransientError
 from medd.imaging import streams
 from medd.imaging.grayscale import display
@@ -80,7 +80,7 @@ def load(path: Path, media_type: MediaType | None = None) -> Image:
     data = _read(path)
     try:
         with _quiet():
-            image = _decode(data, media_type or _sniff(data))
+            image = _decode(data, media_type or media_type_of(data))
     except NotAssessable as refusal:
         raise NotAssessable(refusal.reason, f"{path.name}: {refusal}") from None
     except MemoryError as error:
@@ -107,22 +107,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:  # the spool's disk may come back
         raise TransientError(f"{path.name}: cannot be read. Received: {error.strerror or error}") from error
-
-
-def _sniff(data: bytes) -> MediaType:
-    """Tell the encoding from the first bytes. The DICOM prefix goes first: its preamble may look like a TIFF."""
-    # Without preamble and meta group (PS3.10 allows neither, but they exist) a group 0002 or 0008 comes first.
-    if data[128:132] == b"DICM" or (data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0"):
-        return MediaType.DICOM
-    for magic, media_type in (
-        (b"\xff\xd8\xff", MediaType.JPEG),
-        (b"\x89PNG", MediaType.PNG),
-        (b"II*\0", MediaType.TIFF),
-        (b"MM\0*", MediaType.TIFF),
-    ):
-        if data.startswith(magic):
-            return media_type
-    raise ValueError(f"{len(data)} bytes of neither DICOM nor JPEG, PNG or TIFF, beginning {data[:4]!r}")
 
 
 @contextmanager
@@ -243,11 +227,11 @@ def _breaks_off(dataset: Dataset) -> bool:
 
 def _check_inflated_size(data: bytes) -> None:
     """Refuse a deflated object (PS3.5 section A.5) that would fill the memory: pydicom inflates without limit."""
-    end_of_meta = 144 + int.from_bytes(data[140:144], "little")  # (0002,0000) stands first, PS3.10 section 7.1
-    if DeflatedExplicitVRLittleEndian.encode() not in data[132 : min(end_of_meta, 4096)]:
+    offset, syntax = split_file(data)
+    if syntax not in DEFLATED:
         return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflater.decompress(data[end_of_meta:], MAX_BYTES)
+    inflater.decompress(data[offset:], MAX_BYTES)
     if inflater.unconsumed_tail:
         message = f"more than {MAX_BYTES} bytes when inflated. Received: {len(data)} bytes, deflated"
         raise NotAssessable(Reason.TOO_LARGE, message)

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from medd.dicom import part10
-from medd.errors import InputError, TransientError
+from medd.errors import InputError, PluginError, TransientError
 from medd.ingest import pdu
 from medd.ingest.intake import Intake
 from medd.ingest.pdu import Command, ProtocolError
@@ -65,6 +66,7 @@ class Association:
         self._start = self._end = 0
         self._contexts: dict[int, tuple[str, str]] = {}
         self._calling_ae = ""
+        self._proposed = False
         self._idle = True
         self._stopping = False
 
@@ -75,8 +77,13 @@ class Association:
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RD)
 
-    def run(self) -> None:
-        """Serve the connection until it is released, aborted, lost or stopped."""
+    def run(self, deadline: float) -> None:
+        """Serve the connection until it is released, aborted, lost or stopped.
+
+        Args:
+            deadline: When an association must have been proposed, by `time.monotonic`; however slowly bytes trickle in.
+        """
+        self._deadline = deadline
         try:
             if self._accept():
                 self._serve()
@@ -104,6 +111,7 @@ class Association:
         if length > _MAX_ASSOCIATE_BYTES:
             raise ProtocolError(f"A-ASSOCIATE-RQ of {length} bytes")
         body = b"".join(self._read(min(left, _BUFFER_BYTES)) for left in range(length, 0, -_BUFFER_BYTES))
+        self._proposed = True
         request = pdu.decode_associate_rq(body)
         refusal = self._refusal(request)
         if refusal is not None:
@@ -241,7 +249,7 @@ class Association:
             return pdu.SUCCESS, ""
         except InputError as error:
             return pdu.CANNOT_UNDERSTAND, str(error)
-        except TransientError as error:
+        except (TransientError, PluginError) as error:
             return pdu.OUT_OF_RESOURCES, str(error)
         except OSError as error:
             return pdu.OUT_OF_RESOURCES, f"spool: {error.strerror}"
@@ -290,6 +298,8 @@ class Association:
             raise PeerGone("no byte within the network time-out") from None
         if not count:
             raise PeerGone("connection closed by the peer")
+        if not self._proposed and time.monotonic() > self._deadline:
+            raise PeerGone("no association proposed in time")
         self._end += count
 
     def _send_quietly(self, data: bytes) -> None:

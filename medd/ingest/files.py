@@ -8,7 +8,7 @@ from medd.ingest.intake import Intake, Receipt
 from medd.ingest.watch import files_below
 
 
-def receive_paths(paths: Iterable[Path], intake: Intake) -> Iterator[tuple[Path, Receipt | str]]:
+def receive_paths(paths: Iterable[Path], intake: Intake, priority: int = 0) -> Iterator[tuple[Path, Receipt | str]]:
     """Take in files, and folders with all that is below them.
 
     Yields:
@@ -23,7 +23,7 @@ def receive_paths(paths: Iterable[Path], intake: Intake) -> Iterator[tuple[Path,
             for file in files_below(path) if folder else (path,):
                 relative = (path.name / file.relative_to(path) if folder else Path(file.name)).as_posix()
                 try:
-                    yield file, intake.receive_file(file, f"file:{relative}")
+                    yield file, intake.receive_file(file, f"file:{relative}", priority)
                 except InputError as error:
                     yield file, str(error)
                 except OSError as error:

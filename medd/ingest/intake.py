@@ -25,8 +25,6 @@ from medd.store.spool import Spool, SpoolWriter
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -76,24 +74,25 @@ class Intake:
 
         Raises:
             InputError: The row cannot be stored as it is.
+            PluginError: A plugin's admission rule failed.
             TransientError: Disk or database failed; nothing was taken in and the sender should try again.
         """
-        verdict = self._manager.hook.admit_instance(header=header)
-        return self._receive(writer, header, origin, verdict)
+        return self._receive(writer, header, origin, plugins.admit(self._manager, header))
 
-    def receive_file(self, path: Path, origin: str) -> Receipt:
+    def receive_file(self, path: Path, origin: str, priority: int = 0) -> Receipt:
         """Take in a copy of a file: DICOM with or without preamble, JPEG, PNG or TIFF.
 
         A file that cannot be read as any of them becomes a row as well: not assessed, unreadable.
 
         Raises:
             OSError: The file cannot be read.
+            PluginError: A plugin's admission rule failed.
             TransientError: The spool or the database failed.
         """
         # A file name may be no UTF-8 at all, which no database takes.
         origin = origin.encode("utf-8", "backslashreplace").decode()
         with path.open("rb") as file:
-            data = file.read(_CHUNK_BYTES)
+            data = file.read(part10.HEAD_BYTES)
             media_type = part10.media_type_of(data)
             header, refusal, offset = InstanceHeader(media_type), Verdict(), 0
             syntax = ""
@@ -109,18 +108,20 @@ class Intake:
                 content: bytes = data[offset:]
                 while content:
                     _spool_write(writer, content)
-                    content = file.read(_CHUNK_BYTES)
+                    content = file.read(part10.HEAD_BYTES)
                 if syntax:
                     try:
                         header = self.read_header(writer, syntax)
                     except InputError as error:
                         refusal = Verdict(Reason.UNREADABLE, str(error))
-                verdict = refusal if refusal.reason else self._manager.hook.admit_instance(header=header)
-                return self._receive(writer, header, origin, verdict)
+                verdict = refusal if refusal.reason else plugins.admit(self._manager, header)
+                return self._receive(writer, header, origin, verdict, priority)
             finally:
                 writer.discard()
 
-    def _receive(self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict) -> Receipt:
+    def _receive(
+        self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict, priority: int = 0
+    ) -> Receipt:
         try:
             writer.publish()
         except OSError as error:
@@ -142,6 +143,7 @@ class Intake:
             "patient_id": header.patient_id,
             "accession_number": header.accession_number,
             "modality": header.modality,
+            "priority": priority,
         }
         # While the row waits for the disk, the disk is already busy with the bytes.
         writer.start_sync()
@@ -149,9 +151,7 @@ class Intake:
         try:
             writer.sync()
         except OSError as error:
-            # The row was never answered for: a score must not appear out of nowhere.
-            if added.new:
-                self._commits.withdraw(row)
+            # The row stays, as another sender may have been told of it; the worker sees whether its bytes are whole.
             raise TransientError(f"spool: {error.strerror}") from error
         if added.new:
             self._tell(added, row, header)
@@ -226,15 +226,6 @@ class _GroupCommit:
             raise mine.error
         assert mine.added is not None
         return mine.added
-
-    def withdraw(self, row: dict[str, Any]) -> None:
-        """Take back a row whose bytes could not be kept.
-
-        Raises:
-            TransientError: The database is away.
-        """
-        with self._leader:
-            self._inserter.remove(row["sha256"])
 
     def close(self) -> None:
         with self._leader:

@@ -56,7 +56,8 @@ class Listener:
         try:
             family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
             # A peer that reconnects after our restart must not find the port still taken (SO_REUSEADDR).
-            self._socket = socket.create_server(address[:2], family=family, backlog=256)
+            everywhere = settings.host == "::"
+            self._socket = socket.create_server(address[:2], family=family, backlog=256, dualstack_ipv6=everywhere)
         except OSError as error:
             message = (
                 f"listener: {settings.host} port {settings.port} cannot be bound. Received: {error.strerror or error}"
@@ -76,13 +77,18 @@ class Listener:
         """Accept connections from now on."""
         self._acceptor.start()
 
+    def is_alive(self) -> bool:
+        """Whether connections are still accepted."""
+        return self._acceptor.is_alive()
+
     def stop(self) -> None:
         """Accept no more, let images that are coming in end, abort the other associations."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
         self._socket.close()
-        self._acceptor.join()
+        if self._acceptor.ident is not None:
+            self._acceptor.join()
         deadline = time.monotonic() + STOP_S
         while self._open and time.monotonic() < deadline:
             with self._guard:
@@ -111,7 +117,11 @@ class Listener:
                 log.warning("too many connections", extra={"event": "connection.refused", "peer": host})
                 connection.close()
             else:
-                self._threads.submit(self._serve, connection, host)
+                try:
+                    self._threads.submit(self._serve, connection, host)
+                except RuntimeError as error:  # the system gives no more threads; those that end will free some
+                    log.error("cannot serve: %s", error, extra={"event": "listener.error"})
+                    connection.close()
 
     def _serve(self, connection: socket.socket, host: str) -> None:
         reserved = False
@@ -137,7 +147,7 @@ class Listener:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _set_timeout(connection, ASSOCIATE_TIMEOUT_S)
-            association.run()
+            association.run(time.monotonic() + ASSOCIATE_TIMEOUT_S)
         except OSError as error:
             fields = {"event": "association.lost", "peer": host}
             log.warning("association lost: %s", error.strerror or error, extra=fields)

@@ -110,7 +110,8 @@ def _items(data: bytes, position: int) -> list[tuple[int, bytes]]:
 
 
 def _ae_title(field_: bytes) -> str:
-    return field_.decode("ascii", "replace").strip(" \0")
+    # A NUL ends it for many senders; what a terminal or a database would choke on is no part of a name (PS3.5, VR AE).
+    return "".join(c for c in field_.split(b"\0")[0].decode("ascii", "replace") if c.isprintable()).strip()
 
 
 def _uid(value: bytes) -> str:
@@ -177,6 +178,8 @@ def decode_command(data: bytes | bytearray) -> Command:
             raise ProtocolError("malformed command set")
         values[element] = bytes(data[position : position + length])
         position += length
+    if any(len(values.get(element, b"")) > 2 for element in (0x0100, 0x0110, 0x0800)):
+        raise ProtocolError("a number of the command set is longer than two bytes")
     try:
         return Command(
             command_field=int.from_bytes(values[0x0100], "little"),

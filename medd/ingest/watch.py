@@ -13,7 +13,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
-from medd.errors import InputError, TransientError
+from medd.errors import InputError, SettingsError, TransientError
 from medd.ingest.intake import Intake, Receipt
 from medd.records import Status
 from medd.settings import InboxSettings
@@ -49,6 +49,15 @@ def files_below(root: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Inode, size and time of modification of a regular file; None when it is none, or gone."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
 class Settler:
     """Tells when a file has stopped changing. No clock of its own and no disk: both are handed in.
 
@@ -58,13 +67,19 @@ class Settler:
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
-        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
+        self._seen: dict[Path, tuple[tuple[int, int, int], float]] = {}
 
-    def observe(self, path: Path, size: int, mtime_ns: int, now: float) -> bool:
-        """Note what a file looks like now; True when it has looked so for `settle_s` seconds."""
+    def observe(self, path: Path, state: tuple[int, int, int], now: float) -> bool:
+        """Note what a file looks like now; True when it has looked so for `settle_s` seconds.
+
+        Args:
+            path: The file.
+            state: Its inode, size and time of modification; whatever of it changes, the file has changed.
+            now: Seconds of a clock that never goes back.
+        """
         before = self._seen.get(path)
-        if before is None or before[0] != (size, mtime_ns):
-            self._seen[path] = ((size, mtime_ns), now)
+        if before is None or before[0] != state:
+            self._seen[path] = (state, now)
             return self._settle_s == 0
         return now - before[1] >= self._settle_s
 
@@ -101,12 +116,21 @@ class Inbox:
     """One watched folder, in a thread of its own."""
 
     def __init__(self, settings: InboxSettings, root: Path, intake: Intake) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            SettingsError: It cannot be made.
+        """
         self._settings, self._root, self._intake = settings, root, intake
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"inbox.path: {root} cannot be made. Received: {error.strerror}") from error
         self._collector = _Collector()
         self._settler = Settler(settings.settle_s)
         self._waiting: set[Path] = set()
         #: Files that were looked at and stay where they are, as they were then: taken and left, or unreadable.
-        self._left: dict[Path, tuple[int, int]] = {}
+        self._left: dict[Path, tuple[int, int, int]] = {}
         self._observer: Any = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox")
@@ -114,14 +138,18 @@ class Inbox:
 
     def start(self) -> None:
         """Watch from now on; what lies there already is found too."""
-        self._root.mkdir(parents=True, exist_ok=True)
         self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether the folder is still watched."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Stop after the file in hand."""
         self._stopping.set()
         self._collector.something.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         next_rescan = 0.0
@@ -155,9 +183,12 @@ class Inbox:
             self._observer.stop()
 
     def _watch(self) -> None:
-        """Start the observer; an observer of a network drive dies silently when the drive drops, so start it again."""
-        if self._observer is not None and self._observer.is_alive():
-            return
+        """Start the observer, and start it again when it died: it does so silently when the folder drops away."""
+        if self._observer is not None:
+            # Its own thread lives on; it is the one that reads the folder that dies.
+            if all(emitter.is_alive() for emitter in self._observer.emitters):
+                return
+            self._observer.stop()
         self._observer = (PollingObserver if self._settings.poll else Observer)()
         try:
             self._observer.schedule(self._collector, str(self._root), recursive=True)
@@ -179,14 +210,10 @@ class Inbox:
             return False
 
     def _look(self, path: Path) -> None:
-        try:
-            found = path.lstat()
-        except OSError:
+        state = _state(path)
+        if state is None or self._left.get(path) == state:
             return self._drop(path)
-        state = (found.st_size, found.st_mtime_ns)
-        if not stat.S_ISREG(found.st_mode) or self._left.get(path) == state:
-            return self._drop(path)
-        if not self._settler.observe(path, *state, time.monotonic()):
+        if not self._settler.observe(path, state, time.monotonic()):
             return None
         relative = path.relative_to(self._root)
         try:
@@ -208,6 +235,11 @@ class Inbox:
             log.exception("file %s failed and stays", relative, extra={"event": "inbox.failed"})
             self._left[path] = state
             return self._drop(path)
+        if _state(path) != state:
+            # Written on, or replaced, while it was taken: what lies there now is another file.
+            log.warning("file %s changed while it was taken", relative, extra={"event": "inbox.changed"})
+            self._settler.forget(path)
+            return None
         self._put_aside(path, relative, state, receipt)
         return self._drop(path)
 
@@ -215,7 +247,7 @@ class Inbox:
         self._waiting.discard(path)
         self._settler.forget(path)
 
-    def _put_aside(self, path: Path, relative: Path, state: tuple[int, int], receipt: Receipt) -> None:
+    def _put_aside(self, path: Path, relative: Path, state: tuple[int, int, int], receipt: Receipt) -> None:
         """Do with a file that was taken what the settings say. It is safe in the spool already."""
         refused = receipt.status is Status.NOT_ASSESSED
         if refused:

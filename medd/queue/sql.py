@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,16 @@ from medd.store.tables import UtcDateTime, instance, job
 
 #: What a job that nobody holds has.
 _FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What became of jobs whose workers fell silent."""
+
+    #: So many wait again.
+    given_back: int
+    #: The instances whose jobs were tried too often and are dead.
+    buried: tuple[int, ...] = ()
 
 
 class SqlQueue:
@@ -127,11 +138,11 @@ class SqlQueue:
                 _fail_instances(connection, [claimed.instance_id], error)
             return state
 
-    def recover(self, kind: str, *, own: bool = False) -> int:
+    def recover(self, kind: str, *, own: bool = False) -> Recovered:
         """Give back the jobs of workers that fell silent; with `own`, those of an earlier life of this worker.
 
         Returns:
-            How many came back.
+            What became of them.
 
         Raises:
             TransientError: The database is away.
@@ -140,15 +151,16 @@ class SqlQueue:
         lost &= job.c.lease_owner == self.owner if own else self._reached(job.c.lease_until)
         with self.database.read() as connection:
             if connection.scalar(sa.select(sa.exists().where(lost))) is False:
-                return 0
+                return Recovered(0)
         error = "the worker died or fell silent"
         with self.database.write() as connection:
             again = job.update().where(lost & (job.c.attempts < self.max_attempts))
-            count = connection.execute(again.values(state=JobState.PENDING, error=error, **_FREE)).rowcount
+            back = connection.execute(again.values(state=JobState.PENDING, error=error, **_FREE)).rowcount
             given_up = job.update().where(lost & (job.c.attempts >= self.max_attempts))
             dead = given_up.values(state=JobState.DEAD, error=error, **_FREE).returning(job.c.instance_id)
-            _fail_instances(connection, list(connection.scalars(dead)), error)
-        return count
+            buried = connection.scalars(dead).all()
+            _fail_instances(connection, buried, error)
+        return Recovered(back, tuple(buried))
 
     def revive(self, kind: str, instance_ids: Sequence[int] | None = None) -> int:
         """Bring dead jobs back, all of a kind or those of some instances: `medd queue retry`.

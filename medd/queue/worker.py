@@ -25,6 +25,9 @@ class Stage(Protocol):
         tried again.
         """
 
+    def bury(self, instance_ids: Sequence[int]) -> None:
+        """Tell of jobs that were given up because whoever worked on them died."""
+
 
 class Worker:
     """Runs one kind of job until it is told to stop. What it has claimed it finishes first."""
@@ -47,7 +50,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 if fresh:
-                    self._queue.recover(self._kind, own=True)
+                    self._recover(own=True)
                     fresh = False
                 jobs = self._queue.claim(self._kind, self._batch_size)
                 if jobs:
@@ -77,13 +80,17 @@ class Worker:
         finally:
             self._held = ()
 
+    def _recover(self, *, own: bool = False) -> None:
+        if buried := self._queue.recover(self._kind, own=own).buried:
+            self._stage.bury(buried)
+
     def _beat(self) -> None:
         interval = self._queue.lease_s / 4
         while not self._stop.wait(interval):
             try:
                 if self._held:
                     self._queue.extend(self._held)
-                self._queue.recover(self._kind)
+                self._recover()
             except TransientError as error:
                 log.warning("no heartbeat: %s", error, extra={"event": "worker.waiting"})
             except Exception:  # without a heartbeat the work in hand would be lost

@@ -14,6 +14,15 @@ from medd.errors import SchemaOutOfDate, SettingsError, TransientError
 #: The migration this program is written for.
 SCHEMA = "0001"
 
+#: A server that vanishes without a word is given up after some 20 s; the kernel would wait for a quarter of an hour.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 20_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
 #: How long a writer waits for another one, seconds.
 BUSY_TIMEOUT_S = 30
 
@@ -43,7 +52,7 @@ class Database:
                 self.engine = sa.create_engine(
                     parsed.set(drivername="postgresql+psycopg"),
                     pool_pre_ping=True,
-                    connect_args={"connect_timeout": 10},
+                    connect_args=_POSTGRESQL,
                 )
         except ArgumentError as error:
             raise SettingsError("database.url: not a database URL, such as sqlite:///medd.db") from error
@@ -153,15 +162,17 @@ def upgrade(database: Database) -> None:
         command.upgrade(_alembic_config(database), "head")
 
 
-def check_schema(database: Database) -> None:
-    """Refuse to work on a schema that does not fit; an empty database is given its schema.
+def check_schema(database: Database, *, create: bool = True) -> None:
+    """Refuse to work on a schema that does not fit; with `create`, an empty database is given its schema.
 
     Raises:
         SchemaOutOfDate: It is older or newer; the message says what to do.
     """
     found = current_schema(database)
-    if found is None:
+    if found is None and create:
         upgrade(database)
+    elif found is None:
+        raise SchemaOutOfDate("the database is empty: nothing was received yet")
     elif found < SCHEMA:
         raise SchemaOutOfDate(f"the database is older than this medd. Run `medd db upgrade`. Received: schema {found}")
     elif found > SCHEMA:

@@ -42,9 +42,14 @@ class InstanceInserter:
         names, values = ", ".join(_COLUMNS), ", ".join(mark.format(name) for name in _COLUMNS)
         self._insert = f"INSERT INTO instance ({names}) VALUES ({values}) ON CONFLICT (sha256) DO NOTHING RETURNING id"
         kind, spool, id_, sha256 = (mark.format(name) for name in ("kind", "spool", "id", "sha256"))
-        self._job = f"INSERT INTO job (kind, spool, instance_id, state) VALUES ({kind}, {spool}, {id_}, 'pending')"
+        priority = mark.format("priority")
+        self._job = (
+            "INSERT INTO job (kind, spool, instance_id, priority, state)"
+            f" VALUES ({kind}, {spool}, {id_}, {priority}, 'pending')"
+        )
         self._revive = (
-            f"UPDATE job SET state = 'pending', attempts = 0, available_at = NULL WHERE instance_id = {id_}",
+            f"UPDATE job SET state = 'pending', spool = {spool}, attempts = 0, available_at = NULL"
+            f" WHERE instance_id = {id_} AND state = 'dead'",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
         )
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
@@ -53,7 +58,7 @@ class InstanceInserter:
         """Insert instances, and a job for each that is pending, in one transaction; same bytes again change nothing.
 
         Args:
-            rows: Columns of `instance`.
+            rows: Columns of `instance`, and where it is not 0 the job's "priority".
 
         Returns:
             By SHA-256.
@@ -71,20 +76,11 @@ class InstanceInserter:
                 raise
             return self._try(rows)
 
-    def remove(self, sha256: str) -> None:
-        """Delete an instance that nobody was told of, unless it was scored already.
-
-        Raises:
-            TransientError: The database is away.
-        """
-        with self._database.write() as connection:
-            connection.execute(instance.delete().where(instance.c.sha256 == sha256, instance.c.status != Status.SCORED))
-
     def _try(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
         dbapi = self._dbapi
         try:
             return self._transaction(rows)
-        except (dbapi.DataError, dbapi.IntegrityError, dbapi.ProgrammingError) as error:
+        except (dbapi.DataError, dbapi.IntegrityError) as error:
             self.close()
             kind = type(error).__name__
             raise InputError(Reason.UNREADABLE, f"the database refuses the row. Received: {kind}") from error
@@ -131,11 +127,12 @@ class InstanceInserter:
             if status == Status.FAILED:
                 # Sent again after the work on it failed for good: the sender wants it tried again.
                 for statement in self._revive:
-                    cursor.execute(statement, {"id": id_})
+                    cursor.execute(statement, {"id": id_, "spool": self._spool})
                 status, reason = Status.PENDING, None
             return Added(id_, False, Status(status), Reason(reason) if reason else None)
         if row["status"] == Status.PENDING:
-            cursor.execute(self._job, {"kind": self._kind, "spool": self._spool, "id": found[0]})
+            wanted = {"kind": self._kind, "spool": self._spool, "id": found[0], "priority": row.get("priority", 0)}
+            cursor.execute(self._job, wanted)
         return Added(found[0], True, row["status"], row["reason"])
 
     def close(self) -> None:

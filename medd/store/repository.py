@@ -88,7 +88,9 @@ WITH image AS (
     WHERE i.received_at >= :since
 ), ranked AS (
     SELECT image.*,
-           row_number() OVER (PARTITION BY study ORDER BY probability DESC NULLS LAST, id) AS place,
+           row_number() OVER (
+               PARTITION BY study ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST, id
+           ) AS place,
            count(*) OVER (PARTITION BY study) AS images,
            sum(CASE WHEN status = 'scored' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS scored,
            sum(CASE WHEN status = 'pending' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS pending,
@@ -150,19 +152,6 @@ def find_champion(connection: Connection, classifier: str) -> ModelVersion | Non
         model_version.select().where(model_version.c.classifier == classifier, model_version.c.role == "champion")
     ).first()
     return None if row is None else _model(row)
-
-
-def find_model(connection: Connection, name: str, version: str) -> ModelVersion | None:
-    """A model version by name."""
-    row = connection.execute(
-        model_version.select().where(model_version.c.name == name, model_version.c.version == version)
-    ).first()
-    return None if row is None else _model(row)
-
-
-def list_models(connection: Connection) -> list[ModelVersion]:
-    """Every model version the registry knows."""
-    return [_model(row) for row in connection.execute(model_version.select().order_by(model_version.c.id))]
 
 
 def put_champion(connection: Connection, model: ModelVersion, now: datetime) -> None:

@@ -41,6 +41,8 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._root = str(root)
+        # Not the process id, which repeats from one container to the next.
+        self._token = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._sync_folders = True
 
@@ -50,6 +52,7 @@ class Spool:
         incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):
             (self.root / f"{number:02x}").mkdir(exist_ok=True)
+        sync_folder(self.root)
         write_once(self.root / "spool-id", secrets.token_hex(16))
         self._sync_folders = _file_system(self.root) not in _NAME_WITH_FILE
         for part in incoming.glob("*.part"):
@@ -68,7 +71,7 @@ class Spool:
 
     def writer(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> "SpoolWriter":
         """Begin a file with `prefix`, which is not part of its digest: preamble and file meta group."""
-        name = f"{os.getpid()}-{next(self._numbers)}"
+        name = f"{self._token}-{next(self._numbers)}"
         return SpoolWriter(self._root, name, prefix, media_type, self._sync_folders)
 
 
@@ -135,10 +138,13 @@ class SpoolWriter:
             if self._file is None:
                 self._open()
             final = f"{self._folder}/{self.sha256}{self._suffix}"
-            if os.path.exists(final):  # noqa: PTH110 - hot path
+            try:
+                os.link(self._part, final)  # hot path
+                os.unlink(self._part)  # noqa: PTH108
+            except FileExistsError:
                 # The same bytes again: what was answered for must not be replaced by what is not on the disk yet.
                 os.fsync(self._file)  # type: ignore[arg-type]
-            os.rename(self._part, final)  # noqa: PTH104
+                os.rename(self._part, final)  # noqa: PTH104
         except OSError:
             self.discard()
             raise
@@ -160,11 +166,7 @@ class SpoolWriter:
             os.fsync(self._file)
             if not self._sync_folder:
                 return
-            directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_folder(Path(self._folder))
         finally:
             os.close(self._file)
             self._file = None
@@ -187,10 +189,23 @@ def write_once(path: Path, text: str) -> None:
     if path.exists():
         return
     mine = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    mine.write_text(f"{text}\n")
+    with mine.open("w") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
     with contextlib.suppress(FileExistsError):
         path.hardlink_to(mine)
     mine.unlink()
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power failure."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _file_system(folder: Path) -> str:

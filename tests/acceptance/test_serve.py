@@ -133,6 +133,7 @@ def test_a_second_daemon_in_the_same_home_is_refused_by_one_line(tmp_path: Path)
 
 
 def test_receiver_and_worker_may_be_two_programs_on_one_home(tmp_path: Path) -> None:
+    # On a home that does not exist yet.
     receiver = Daemon(tmp_path / "home", "--only", "receive")
     worker = Daemon(tmp_path / "home", "--only", "work")
     with running(receiver):

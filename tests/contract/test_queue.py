@@ -79,7 +79,7 @@ def test_empty_queue_gives_no_jobs(database):
 def test_jobs_of_another_kind_are_left_alone(database):
     add_jobs(database, 1)
     assert SqlQueue(database).claim("other", 10) == []
-    assert SqlQueue(database).recover("other") == 0
+    assert SqlQueue(database).recover("other").given_back == 0
 
 
 def test_jobs_whose_bytes_lie_elsewhere_are_left_to_other_hosts(database):
@@ -133,9 +133,9 @@ def test_job_comes_back_when_its_lease_ends(database):
     ids = add_jobs(database, 2)
     queue = SqlQueue(database, lease_s=0.3)
     [lost, _] = queue.claim(CLASSIFY, 2)
-    assert queue.recover(CLASSIFY) == 0
+    assert queue.recover(CLASSIFY).given_back == 0
     time.sleep(0.4)
-    assert queue.recover(CLASSIFY) == 2
+    assert queue.recover(CLASSIFY).given_back == 2
     again = queue.claim(CLASSIFY, 2)
     assert [one.instance_id for one in again] == ids
     assert [one.attempts for one in again] == [2, 2]
@@ -150,7 +150,7 @@ def test_heartbeat_keeps_a_job_beyond_its_lease(database):
     for _ in range(4):
         time.sleep(0.3)
         queue.extend([kept.lease_token])
-    assert queue.recover(CLASSIFY) == 1  # the other one, which nobody extended
+    assert queue.recover(CLASSIFY).given_back == 1  # the other one, which nobody extended
     assert finish(queue, [kept]) == {kept.id}
 
 
@@ -172,7 +172,7 @@ def test_stale_token_can_neither_finish_nor_retry(database):
     queue = SqlQueue(database)
     [stale] = queue.claim(CLASSIFY, 1)
     change_jobs(database, [id_], lease_until=datetime.now(UTC) - timedelta(seconds=1))
-    assert queue.recover(CLASSIFY) == 1
+    assert queue.recover(CLASSIFY).given_back == 1
     assert finish(queue, [stale]) == set()  # lost and waiting
     [fresh] = queue.claim(CLASSIFY, 1)
     assert finish(queue, [stale]) == set()  # lost and claimed by another
@@ -208,8 +208,8 @@ def test_restarted_worker_takes_its_earlier_work_back_at_once(database):
     SqlQueue(database, "host:0").claim(CLASSIFY, 2)
     SqlQueue(database, "host:1").claim(CLASSIFY, 1)
     again = SqlQueue(database, "host:0")
-    assert again.recover(CLASSIFY) == 0
-    assert again.recover(CLASSIFY, own=True) == 2
+    assert again.recover(CLASSIFY).given_back == 0
+    assert again.recover(CLASSIFY, own=True).given_back == 2
     assert claimed_instances(again, 10) == ids[:2]
 
 
@@ -309,7 +309,7 @@ def test_clock_put_back_leaves_no_job_waiting_for_ever(database):
     year = datetime.now(UTC) + timedelta(days=365)
     change_jobs(database, ids[:1], lease_until=year)
     change_jobs(database, ids[1:], available_at=year)
-    assert queue.recover(CLASSIFY) == 1
+    assert queue.recover(CLASSIFY).given_back == 1
     assert claimed_instances(queue, 10) == ids
     assert finish(queue, [running]) == set()
 
@@ -322,7 +322,7 @@ def test_clock_put_forward_gives_work_back_early_but_never_twice(database):
     past = datetime.now(UTC) - timedelta(days=365)
     change_jobs(database, ids[:1], lease_until=past)
     change_jobs(database, ids[1:], available_at=past)
-    assert queue.recover(CLASSIFY) == 1
+    assert queue.recover(CLASSIFY).given_back == 1
     again = queue.claim(CLASSIFY, 10)
     assert [one.instance_id for one in again] == ids
     done = [finish(queue, [slow]), finish(queue, again)]

@@ -440,6 +440,17 @@ def test_images_without_a_study_stand_alone(database):
     assert [(row["probability"], row["images"]) for row in rows] == [(0.9, 1), (0.6, 1), (0.3, 1)]
 
 
+def test_worklist_shows_a_finding_before_a_higher_probability_that_is_none(database):
+    study = {"study_instance_uid": "1.2.3"}
+    below, above = (add(database, instance_row(n, **study)) for n in (1, 2))
+    ids = [next(iter(added.values())).id for added in (below, above)]
+    record(database, prediction_of(ids[0], 0.85, "new/1", threshold=0.9, positive=False, label="NORMAL"))
+    record(database, prediction_of(ids[1], 0.5, threshold=0.3, positive=True, label="PNEUMONIA"))
+    add_one(database, 3, 0.1, status="pending")
+    first = worklist(database)[0]
+    assert (first["study_instance_uid"], first["label"], first["probability"]) == ("1.2.3", "PNEUMONIA", 0.5)
+
+
 def test_worklist_keeps_to_its_time_and_length(database):
     for number in range(1, 5):
         add_one(database, number, number / 10)
@@ -461,8 +472,8 @@ def test_one_champion_per_classifier(database, tmp_path):
         assert repository.find_champion(connection, "paper").ref == "paper/2"
         assert repository.find_champion(connection, "other").ref == "other/1"
         assert repository.find_champion(connection, "third") is None
-        assert repository.find_model(connection, "paper", "1").role == "retired"
-        assert [model.ref for model in repository.list_models(connection)] == ["paper/1", "paper/2", "other/1"]
+        roles = connection.execute(sa.text("SELECT version, role FROM model_version WHERE name = 'paper' ORDER BY id"))
+        assert [tuple(row) for row in roles] == [("1", "retired"), ("2", "champion")]
     with database.write() as connection:
         repository.put_champion(connection, ModelVersion("paper", "1", "paper", "f" * 64, tmp_path), EPOCH)
     with database.read() as connection:

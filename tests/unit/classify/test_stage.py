@@ -235,7 +235,7 @@ def test_work_that_fails_too_often_is_buried_and_plugins_are_told(room):
     room.work(model_of(room, fails))
     row = room.rows()[id_]
     assert (row["status"], row["reason"], row["label"]) == ("failed", "retries_exhausted", None)
-    assert heard == [(id_, "stub/1: classifier raised ValueError")]
+    assert heard == [(id_, "stub/1: classifier raised ValueError()")]
     assert room.queue.counts(CLASSIFY)[JobState.DEAD] == 1
 
 

@@ -12,7 +12,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.filewriter import write_dataset
 
-from medd.dicom import headers, part10
+from medd.dicom import part10
 from medd.dicom.headers import inspect_file, read_header, read_with_pydicom
 from medd.dicom.part10 import split_file
 from medd.errors import InputError
@@ -383,7 +383,7 @@ def test_picture_has_a_header_with_nothing_but_its_kind(tmp_path):
 
 
 def test_header_longer_than_the_prefix_is_read_from_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(headers, "PREFIX_BYTES", 512)
+    monkeypatch.setattr(part10, "HEAD_BYTES", 512)
     path = tmp_path / "film.dcm"
     small_film().save_as(path, enforce_file_format=True)
     assert inspect_file(path).rows == 32

@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from medd import hookimpl
+from medd.errors import SettingsError
 from medd.ingest import admission
 from medd.ingest.intake import Intake
 from medd.ingest.watch import Inbox, Settler, files_below, is_candidate
@@ -24,38 +26,39 @@ FILM = Path("film.dcm")
 
 def test_file_is_settled_when_it_was_quiet_long_enough():
     settler = Settler(2)
-    assert not settler.observe(FILM, 10, 1, now=100.0)
-    assert not settler.observe(FILM, 10, 1, now=101.9)
-    assert settler.observe(FILM, 10, 1, now=102.0)
+    assert not settler.observe(FILM, (7, 10, 1), now=100.0)
+    assert not settler.observe(FILM, (7, 10, 1), now=101.9)
+    assert settler.observe(FILM, (7, 10, 1), now=102.0)
 
 
 def test_every_change_starts_the_wait_again():
     settler = Settler(2)
-    settler.observe(FILM, 10, 1, now=0)
-    assert not settler.observe(FILM, 20, 1, now=3)  # grown
-    assert not settler.observe(FILM, 20, 2, now=4.9)  # written over, same size
-    assert not settler.observe(FILM, 20, 2, now=6.8)
-    assert settler.observe(FILM, 20, 2, now=6.9)
+    settler.observe(FILM, (7, 10, 1), now=0)
+    assert not settler.observe(FILM, (7, 20, 1), now=3)  # grown
+    assert not settler.observe(FILM, (7, 20, 2), now=4.9)  # written over, same size
+    assert not settler.observe(FILM, (8, 20, 2), now=5.0)  # another file of the same name, size and time
+    assert not settler.observe(FILM, (8, 20, 2), now=6.9)
+    assert settler.observe(FILM, (8, 20, 2), now=7.0)
 
 
 def test_files_settle_apart():
     settler = Settler(2)
-    settler.observe(FILM, 1, 1, now=0)
-    settler.observe(Path("other"), 1, 1, now=1.5)
-    assert settler.observe(FILM, 1, 1, now=2)
-    assert not settler.observe(Path("other"), 1, 1, now=2)
+    settler.observe(FILM, (7, 1, 1), now=0)
+    settler.observe(Path("other"), (7, 1, 1), now=1.5)
+    assert settler.observe(FILM, (7, 1, 1), now=2)
+    assert not settler.observe(Path("other"), (7, 1, 1), now=2)
 
 
 def test_forgotten_file_starts_anew():
     settler = Settler(2)
-    settler.observe(FILM, 1, 1, now=0)
+    settler.observe(FILM, (7, 1, 1), now=0)
     settler.forget(FILM)
     settler.forget(Path("never seen"))
-    assert not settler.observe(FILM, 1, 1, now=5)
+    assert not settler.observe(FILM, (7, 1, 1), now=5)
 
 
 def test_without_a_wait_a_file_is_settled_at_first_sight():
-    assert Settler(0).observe(FILM, 1, 1, now=0)
+    assert Settler(0).observe(FILM, (7, 1, 1), now=0)
 
 
 @pytest.mark.parametrize("name", ["film.dcm", "film", "a/b/film.JPG", "a/done/film.dcm", "partial.dcm", "a.part.dcm"])
@@ -296,7 +299,8 @@ def test_file_that_disappears_is_forgotten(watched):
     assert watched.origins() == {"file:film.dcm"}
 
 
-def test_network_drive_is_polled(watched):
+def test_network_drive_is_polled(watched, monkeypatch):
+    monkeypatch.setattr("medd.ingest.watch.Observer", None)  # which would see the changes of a local folder, too
     watched.start(poll=True)
     eventually(lambda: watched.root.is_dir())
     watched.lay("film.dcm", films(1)[0])
@@ -311,14 +315,45 @@ def test_rescan_finds_what_no_event_told(watched, monkeypatch):
     eventually(lambda: watched.below() == {"done/film.dcm"})
 
 
-def test_folder_that_is_taken_away_and_comes_back_is_watched_again(watched):
-    watched.start(rescan_s=0.2)
+@pytest.mark.parametrize("poll", [False, True])
+def test_folder_that_is_taken_away_and_comes_back_is_watched_again(watched, poll):
+    watched.start(rescan_s=0.3, poll=poll)
     watched.lay("film.dcm", films(1)[0])
     eventually(lambda: watched.below() == {"done/film.dcm"})
-    watched.root.rename(watched.home / "elsewhere")
-    assert not _waited(0.5, lambda: not watched.inbox._thread.is_alive())
+    shutil.rmtree(watched.root)
+    before = watched.inbox._observer
+    eventually(lambda: not all(emitter.is_alive() for emitter in before.emitters))
+    watched.root.mkdir()
+    eventually(lambda: watched.inbox._observer not in (None, before))
+    assert all(emitter.is_alive() for emitter in watched.inbox._observer.emitters)
     watched.lay("film.dcm", films(2)[1])
     eventually(lambda: watched.below() == {"done/film.dcm"})
+
+
+def test_file_that_is_replaced_while_it_is_taken_is_taken_again(watched, monkeypatch):
+    first, second = films(2)
+    receive = Intake.receive_file
+
+    def slowly(self, path, *arguments):
+        receipt = receive(self, path, *arguments)
+        if path.read_bytes() == first:
+            scan = watched.home / "scan"
+            scan.write_bytes(second)
+            scan.rename(path)
+        return receipt
+
+    monkeypatch.setattr(Intake, "receive_file", slowly)
+    watched.start(after="delete")
+    eventually(lambda: watched.root.is_dir())
+    watched.lay("film.dcm", first)
+    eventually(lambda: len(watched.rows()) == 2)
+    eventually(lambda: watched.below() == set())
+
+
+def test_folder_that_cannot_be_made_is_a_setting_to_mend(watched):
+    (watched.home / "file").write_bytes(b"")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        Inbox(InboxSettings(), watched.home / "file" / "inbox", watched.intake)
 
 
 def test_files_wait_while_the_database_is_away(watched, caplog):
