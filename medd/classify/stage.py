@@ -31,7 +31,7 @@ Outcome = Prediction | InputError | TransientError
 
 
 def _verify(path: Path, sha256: str, media_type: MediaType) -> None:
-    """Hold a file against the digest it was received with: after a power failure, or on a failing disk, they differ.
+    """Hold a file against the digest it was received with: on a failing disk they differ.
 
     Raises:
         TransientError: The file is missing or damaged; the same image sent again mends it.

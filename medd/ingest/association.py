@@ -67,6 +67,7 @@ class Association:
         self._contexts: dict[int, tuple[str, str]] = {}
         self._calling_ae = ""
         self._proposed = False
+        self._stored = 0
         self._idle = True
         self._stopping = False
 
@@ -101,6 +102,8 @@ class Association:
         except Exception:  # one association must never take the listener with it
             log.exception("association failed", extra={"event": "association.failed", "peer": self._peer})
             self._send_quietly(pdu.encode_abort(2, 0))
+        finally:
+            self._report()
 
     # Association set-up (PS3.8 section 7.1) ---------------------------------------------------------------------------
 
@@ -210,6 +213,11 @@ class Association:
             if sink is not None:
                 sink.discard()
 
+    def _report(self) -> None:
+        if self._stored:
+            fields = {"event": "association.ended", "peer": self._peer, "count": self._stored}
+            log.info("stored images of %s", self._calling_ae, extra=fields)
+
     def _begin(self, command: Command, context_id: int) -> "_Sink":
         limit = self._acceptance.settings.max_object_mib << 20
         if command.command_field != pdu.STORE_RQ:
@@ -246,6 +254,7 @@ class Association:
             if command.sop_instance_uid != header.sop_instance_uid:
                 return pdu.DATASET_DOES_NOT_MATCH_SOP_CLASS, "SOP Instance UID of dataset and command differ"
             self._intake.receive_dataset(writer, header, f"dicom://{self._calling_ae}@{self._peer}")
+            self._stored += 1
             return pdu.SUCCESS, ""
         except InputError as error:
             return pdu.CANNOT_UNDERSTAND, str(error)

@@ -1,7 +1,6 @@
 """The one door: whatever comes in by C-STORE, folder or command passes here, and nothing else writes instances.
 
-The answer comes when bytes and row are both on disk. The same bytes twice are one instance; a refusal is a row with a
-reason.
+Bytes first, row second, answer third. The same bytes twice are one instance; a refusal is a row with a reason.
 """
 
 import logging
@@ -124,6 +123,7 @@ class Intake:
     ) -> Receipt:
         try:
             writer.publish()
+            writer.sync()
         except OSError as error:
             raise TransientError(f"spool: {error.strerror}") from error
         status = Status.PENDING if verdict.reason is None else Status.NOT_ASSESSED
@@ -145,21 +145,14 @@ class Intake:
             "modality": header.modality,
             "priority": priority,
         }
-        # While the row waits for the disk, the disk is already busy with the bytes.
-        writer.start_sync()
         added = self._commits.add(row)
-        try:
-            writer.sync()
-        except OSError as error:
-            # The row stays, as another sender may have been told of it; the worker sees whether its bytes are whole.
-            raise TransientError(f"spool: {error.strerror}") from error
         if added.new:
             self._tell(added, row, header)
         return Receipt(added.id, writer.sha256, added.new, added.status, added.reason, verdict.detail)
 
     def _tell(self, added: Added, row: dict[str, Any], header: InstanceHeader) -> None:
         fields = {"event": "instance.received", "instance": added.id, "reason": added.reason or "-"}
-        log.info("received %s, %d bytes: %s", header.media_type, row["size"], added.status, extra=fields)
+        log.debug("received %s, %d bytes: %s", header.media_type, row["size"], added.status, extra=fields)
         if not self._manager.hook.instance_received.get_hookimpls():
             return
         path = self._spool.path(row["sha256"], header.media_type)

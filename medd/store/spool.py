@@ -26,11 +26,6 @@ if _sync_file_range is not None:
 _SYNC_FILE_RANGE_WRITE = 2
 
 
-#: Journals of these keep the order of changes: synchronising a file that was renamed makes its new name safe too.
-#: Elsewhere the folder has to be synchronised as well (fsync(2)): one more flush of the disk for each image.
-_NAME_WITH_FILE = frozenset({"ext4", "xfs"})
-
-
 class Spool:
     """A content-addressed store of files.
 
@@ -44,7 +39,6 @@ class Spool:
         # Not the process id, which repeats from one container to the next.
         self._token = secrets.token_hex(8)
         self._numbers = itertools.count()
-        self._sync_folders = True
 
     def prepare(self) -> None:
         """Make the folders and remove what writers that died left half-written."""
@@ -54,7 +48,6 @@ class Spool:
             (self.root / f"{number:02x}").mkdir(exist_ok=True)
         sync_folder(self.root)
         write_once(self.root / "spool-id", secrets.token_hex(16))
-        self._sync_folders = _file_system(self.root) not in _NAME_WITH_FILE
         for part in incoming.glob("*.part"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > STALE_S:
@@ -72,7 +65,7 @@ class Spool:
     def writer(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> "SpoolWriter":
         """Begin a file with `prefix`, which is not part of its digest: preamble and file meta group."""
         name = f"{self._token}-{next(self._numbers)}"
-        return SpoolWriter(self._root, name, prefix, media_type, self._sync_folders)
+        return SpoolWriter(self._root, name, prefix, media_type)
 
 
 class SpoolWriter:
@@ -83,8 +76,8 @@ class SpoolWriter:
         size: Content written so far, bytes, without the prefix.
     """
 
-    def __init__(self, root: str, name: str, prefix: bytes, media_type: MediaType, sync_folder: bool) -> None:
-        self._root, self._part, self._sync_folder = root, f"{root}/incoming/{name}.part", sync_folder
+    def __init__(self, root: str, name: str, prefix: bytes, media_type: MediaType) -> None:
+        self._root, self._part = root, f"{root}/incoming/{name}.part"
         self._prefix, self._suffix = prefix, _SUFFIX[media_type]
         self._digest = hashlib.sha256()
         self._file: int | None = None
@@ -104,7 +97,7 @@ class SpoolWriter:
             if self.size <= BUFFER_BYTES:
                 self.head += data
                 return
-            self._open()
+            self._open(self._part)
         _write(self._file, data)
         self._unsynced += len(data)
         if self._unsynced >= BUFFER_BYTES:
@@ -112,8 +105,8 @@ class SpoolWriter:
             _start_writeback(self._file)
             self._unsynced = 0
 
-    def _open(self) -> None:
-        self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    def _open(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         written = os.writev(self._file, (self._prefix, self.head))
         if written < len(self._prefix) + len(self.head):
             _write(self._file, (self._prefix + self.head)[written:])
@@ -134,29 +127,29 @@ class SpoolWriter:
         Raises:
             OSError: The disk is full or failing. Nothing is left behind.
         """
+        final = f"{self._folder}/{self.sha256}{self._suffix}"
         try:
-            if self._file is None:
-                self._open()
-            final = f"{self._folder}/{self.sha256}{self._suffix}"
             try:
-                os.link(self._part, final)  # hot path
-                os.unlink(self._part)  # noqa: PTH108
+                if self._file is None:
+                    # What is small is written under its name at once: nothing refers to it before its row is there.
+                    self._open(final)
+                else:
+                    os.link(self._part, final)
+                    os.unlink(self._part)  # noqa: PTH108 - hot path
             except FileExistsError:
                 # The same bytes again: what was answered for must not be replaced by what is not on the disk yet.
+                if self._file is None:
+                    self._open(self._part)
                 os.fsync(self._file)  # type: ignore[arg-type]
                 os.rename(self._part, final)  # noqa: PTH104
         except OSError:
+            if self._file is not None:
+                os.ftruncate(self._file, 0)  # the name may be another's by now, but the space is ours to give back
             self.discard()
             raise
 
-    def start_sync(self) -> None:
-        """Let the disk begin to write a published file, without waiting for it."""
-        _start_writeback(self._file)
-
     def sync(self) -> None:
         """Make a published file and its name survive a power failure.
-
-        The file was renamed before: a file system with a journal then needs one commit for both.
 
         Raises:
             OSError: The disk is failing.
@@ -164,8 +157,6 @@ class SpoolWriter:
         assert self._file is not None
         try:
             os.fsync(self._file)
-            if not self._sync_folder:
-                return
             sync_folder(Path(self._folder))
         finally:
             os.close(self._file)
@@ -206,17 +197,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _file_system(folder: Path) -> str:
-    """The type of the file system that a folder lies on, as mount(8) names it; "" where the system does not tell."""
-    device = folder.stat().st_dev
-    with contextlib.suppress(OSError, IndexError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            mount, _, source = line.partition(" - ")
-            if mount.split()[2] == f"{os.major(device)}:{os.minor(device)}":
-                return source.split()[0]
-    return ""
 
 
 def _start_writeback(file: int | None) -> None:
