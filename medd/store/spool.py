@@ -97,7 +97,7 @@ class SpoolWriter:
             if self.size <= BUFFER_BYTES:
                 self.head += data
                 return
-            self._open(self._part)
+            self._open()
         _write(self._file, data)
         self._unsynced += len(data)
         if self._unsynced >= BUFFER_BYTES:
@@ -105,8 +105,8 @@ class SpoolWriter:
             _start_writeback(self._file)
             self._unsynced = 0
 
-    def _open(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    def _open(self) -> None:
+        self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         written = os.writev(self._file, (self._prefix, self.head))
         if written < len(self._prefix) + len(self.head):
             _write(self._file, (self._prefix + self.head)[written:])
@@ -129,22 +129,16 @@ class SpoolWriter:
         """
         final = f"{self._folder}/{self.sha256}{self._suffix}"
         try:
+            if self._file is None:
+                self._open()
             try:
-                if self._file is None:
-                    # What is small is written under its name at once: nothing refers to it before its row is there.
-                    self._open(final)
-                else:
-                    os.link(self._part, final)
-                    os.unlink(self._part)  # noqa: PTH108 - hot path
+                os.link(self._part, final)  # hot path, as below
+                os.unlink(self._part)  # noqa: PTH108
             except FileExistsError:
                 # The same bytes again: what was answered for must not be replaced by what is not on the disk yet.
-                if self._file is None:
-                    self._open(self._part)
                 os.fsync(self._file)  # type: ignore[arg-type]
                 os.rename(self._part, final)  # noqa: PTH104
         except OSError:
-            if self._file is not None:
-                os.ftruncate(self._file, 0)  # the name may be another's by now, but the space is ours to give back
             self.discard()
             raise
 
