@@ -181,6 +181,7 @@ class Inbox:
                 self._collector.something.wait(quiet)
         if self._observer is not None:
             self._observer.stop()
+            self._observer.join(timeout=5)
 
     def _watch(self) -> None:
         """Start the observer, and start it again when it died: it does so silently when the folder drops away."""
