@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 
 class Status(StrEnum):
@@ -189,6 +190,70 @@ class Prediction:
     preprocess_digest: str
     #: UTC.
     scored_at: datetime
+    #: Words that say what to doubt about it, such as an age that the model was not trained on.
+    flags: tuple[str, ...] = ()
+    #: Mean and standard deviation of the fitted image in [0, 1], before it is normalised.
+    input_mean: float | None = None
+    input_std: float | None = None
+
+
+class Role(StrEnum):
+    """What a model version does for its classifier."""
+
+    #: On duty: what it says is the result. One at most.
+    CHAMPION = "champion"
+    #: Scores the same images in the shadow: recorded, never shown. One at most.
+    CANDIDATE = "candidate"
+    #: Known, and not in use: it was on duty, or never was.
+    RETIRED = "retired"
+
+
+class ModelChange(StrEnum):
+    """What was done to a model version; a row of ``model_event``."""
+
+    REGISTERED = "registered"
+    SET_CANDIDATE = "set_candidate"
+    WITHDRAWN = "withdrawn"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    #: A promotion or a retraining was refused.
+    REFUSED = "refused"
+    #: A worker could not use it, and goes on with the one it had.
+    SET_ASIDE = "set_aside"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """One thing that was done to a model version."""
+
+    at: datetime
+    classifier: str
+    #: "name/version"; "" where a retraining was refused before there was one.
+    model: str
+    what: ModelChange
+    who: str
+    why: str
+    #: The figures it was decided by, as JSON has them.
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What a reader says the truth of an instance is."""
+
+    instance_id: int
+    label: str
+    reader: str
+    at: datetime
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a plugin does not want a candidate to go on duty."""
+
+    #: One sentence.
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +267,7 @@ class ModelVersion:
     #: SHA-256 of the bundle's description, which holds the digests of its files.
     digest: str
     path: Path
-    #: "champion" is on duty; "retired" was.
-    role: str = "retired"
+    role: Role = Role.RETIRED
 
     @property
     def ref(self) -> str:

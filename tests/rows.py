@@ -28,6 +28,9 @@ def instance_row(number: int, **values: Any) -> dict[str, Any]:
         "patient_id": f"P{number}",
         "accession_number": f"A{number}",
         "modality": "CR",
+        "manufacturer": "ACME",
+        "station_name": "ROOM1",
+        "patient_age": "004Y",
     }
     return row | values
 

@@ -86,7 +86,7 @@ def write_rows(
         values = {name: plain(value) for name, value in row.items()}
         if writer:
             cells = (values.get(name) for name in columns)
-            writer.writerow([_cell(json.dumps(cell) if isinstance(cell, dict) else cell) for cell in cells])
+            writer.writerow([_cell(json.dumps(cell) if isinstance(cell, dict | list) else cell) for cell in cells])
         elif style is Format.JSONL:
             out.write(json.dumps(values) + "\n")
         else:

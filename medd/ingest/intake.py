@@ -143,6 +143,9 @@ class Intake:
             "patient_id": header.patient_id,
             "accession_number": header.accession_number,
             "modality": header.modality,
+            "manufacturer": header.manufacturer,
+            "station_name": header.station_name,
+            "patient_age": header.patient_age[:4],  # VR AS; a longer one is none, and the database takes no more
             "priority": priority,
         }
         added = self._commits.add(row)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from medd.records import ModelVersion, Prediction, Status
+from medd.records import ModelVersion, Prediction, Role, Status
 from medd.store.tables import instance, job, model_version, prediction, results
 
 
@@ -27,12 +27,28 @@ def record_predictions(connection: Connection, made: Sequence[Prediction]) -> No
     ids = [one.instance_id for one in made]
     earlier = prediction.c.instance_id.in_(ids) & prediction.c.current
     connection.execute(prediction.update().where(earlier).values(current=False))
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(prediction)
-    changed = {c.name: c for c in insert.excluded if c.name not in ("id", "instance_id", "model")}
-    upsert = insert.on_conflict_do_update(index_elements=["instance_id", "model"], set_=changed)
-    connection.execute(upsert, [{**asdict(one), "current": True} for one in made])
+    _put_predictions(connection, made, current=True)
     scored = {"status": Status.SCORED, "reason": None, "detail": None}
     connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**scored))
+
+
+def record_shadow(connection: Connection, made: Sequence[Prediction]) -> None:
+    """Store what a candidate says beside the champion: never current, and never over what was shown once."""
+    if made:
+        _put_predictions(connection, made, current=False)
+
+
+def _put_predictions(connection: Connection, made: Sequence[Prediction], *, current: bool) -> None:
+    insert = _insert(connection, prediction)
+    changed = {c.name: c for c in insert.excluded if c.name not in ("id", "instance_id", "model")}
+    upsert = insert.on_conflict_do_update(
+        index_elements=["instance_id", "model"], set_=changed, where=None if current else prediction.c.shadow
+    )
+    connection.execute(upsert, [{**asdict(one), "current": current, "shadow": not current} for one in made])
+
+
+def _insert(connection: Connection, table: sa.Table) -> Any:
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
 def set_not_assessed(connection: Connection, instance_id: int, reason: str, detail: str) -> None:
@@ -196,10 +212,10 @@ def put_champion(connection: Connection, model: ModelVersion, now: datetime) -> 
         "role": "champion",
         "created_at": now,
     }
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(model_version).values(**values)
+    insert = _insert(connection, model_version).values(**values)
     changed = {name: values[name] for name in ("classifier", "digest", "path", "role")}
     connection.execute(insert.on_conflict_do_update(index_elements=["name", "version"], set_=changed))
 
 
 def _model(row: Any) -> ModelVersion:
-    return ModelVersion(row.name, row.version, row.classifier, row.digest, Path(row.path), row.role)
+    return ModelVersion(row.name, row.version, row.classifier, row.digest, Path(row.path), Role(row.role))

@@ -4,6 +4,7 @@ Words and rules that the database can hold are held by it: states by CHECK, "onc
 """
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -22,11 +23,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.types import BigInteger, TypeDecorator, TypeEngine
 
-from medd.records import Reason, Status
+from medd.records import ModelChange, Role, Status
 
 metadata = MetaData(
     naming_convention={
@@ -68,7 +70,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
 
 
-def _one_of(column: str, words: type[Status] | type[Reason] | tuple[str, ...]) -> str:
+def _one_of(column: str, words: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(word)) for word in words)})"
 
 
@@ -94,6 +96,10 @@ instance = Table(
     Column("patient_id", Text, nullable=False, server_default=""),
     Column("accession_number", Text, nullable=False, server_default=""),
     Column("modality", String(16), nullable=False, server_default=""),
+    #: Where and of whom: what drift and the age check ask for.
+    Column("manufacturer", Text, nullable=False, server_default=""),
+    Column("station_name", Text, nullable=False, server_default=""),
+    Column("patient_age", String(4), nullable=False, server_default=""),
     CheckConstraint(_one_of("status", Status), name="status"),
     # "Not assessed" always says why, and what is scored or waits has nothing to explain.
     CheckConstraint("(status IN ('not_assessed', 'failed')) = (reason IS NOT NULL)", name="reason"),
@@ -160,7 +166,7 @@ model_version = Table(
     Column("role", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("name", "version"),
-    CheckConstraint("role IN ('champion', 'retired')", name="role"),
+    CheckConstraint(_one_of("role", Role), name="role"),
     Index(
         "uq_model_version_champion",
         "classifier",
@@ -168,6 +174,44 @@ model_version = Table(
         sqlite_where=text("role = 'champion'"),
         postgresql_where=text("role = 'champion'"),
     ),
+    Index(
+        "uq_model_version_candidate",
+        "classifier",
+        unique=True,
+        sqlite_where=text("role = 'candidate'"),
+        postgresql_where=text("role = 'candidate'"),
+    ),
+)
+
+#: What was done to models, by whom and why. Nothing here is ever changed or deleted.
+model_event = Table(
+    "model_event",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("classifier", String(64), nullable=False),
+    #: "name/version"; "" where a retraining was refused before there was one.
+    Column("model", String(130), nullable=False),
+    Column("what", String(16), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    #: The figures it was decided by.
+    Column("figures", JSON, nullable=False),
+    CheckConstraint(_one_of("what", ModelChange), name="what"),
+    Index(None, "classifier", "id"),
+)
+
+#: What readers say the truth is. Rows are only added; of each reader the newest counts.
+annotation = Table(
+    "annotation",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), nullable=False),
+    Column("label", String(64), nullable=False),
+    Column("reader", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("comment", Text, nullable=False, server_default=""),
+    Index(None, "instance_id", "reader", "id"),
 )
 
 prediction = Table(
@@ -186,8 +230,16 @@ prediction = Table(
     Column("scored_at", UtcDateTime, nullable=False),
     #: The one that `medd results` shows.
     Column("current", Boolean, nullable=False),
+    #: Made by a candidate beside the champion: nobody has been shown it.
+    Column("shadow", Boolean, nullable=False, server_default=false()),
+    #: Words that say what to doubt about it.
+    Column("flags", JSON, nullable=False, server_default="[]"),
+    #: Of the fitted image in [0, 1], before it is normalised.
+    Column("input_mean", Float(53)),
+    Column("input_std", Float(53)),
     UniqueConstraint("instance_id", "model"),
     CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),
+    CheckConstraint("NOT (shadow AND current)", name="shadow"),
     Index(
         "uq_prediction_current",
         "instance_id",
@@ -208,7 +260,7 @@ SELECT i.id AS instance_id, i.sop_instance_uid, i.series_instance_uid, i.study_i
        i.sop_instance_uid <> '' AND EXISTS (
            SELECT 1 FROM instance AS other
            WHERE other.sop_instance_uid = i.sop_instance_uid AND other.id <> i.id
-       ) AS conflict
+       ) AS conflict, p.flags
 FROM instance AS i
 LEFT JOIN prediction AS p ON p.instance_id = i.id AND p.current
 """
@@ -236,4 +288,5 @@ results = Table(
     Column("threshold", Float),
     Column("scored_at", UtcDateTime),
     Column("conflict", Boolean),
+    Column("flags", JSON),
 )

@@ -84,6 +84,63 @@ def test_migrated_view_is_the_view_of_the_tables(empty):
         assert connection.scalar(sa.text(definition)) == migrated
 
 
+def upgrade_to(database: Database, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from medd.store.database import migrations_dir
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()))
+    config.attributes["engine"] = database.engine
+    command.upgrade(config, revision)
+
+
+def test_database_of_the_first_schema_keeps_its_rows_and_gets_the_same_schema_as_a_new_one(empty):
+    upgrade_to(empty, "0001")
+    at = "'2026-01-01T12:00:00.000000Z'"
+    write(
+        empty,
+        "INSERT INTO instance (id, sha256, size, media_type, origin, received_at, status, reason, patient_id) VALUES"
+        f" (1, 'aa', 10, 'application/dicom', 'dicom://CR1@10.0.0.1', {at}, 'scored', NULL, 'P1'),"
+        f" (2, 'bb', 20, 'image/jpeg', 'file:b.jpg', {at}, 'not_assessed', 'not_chest', '')",
+    )
+    write(empty, "INSERT INTO job (kind, instance_id, state) VALUES ('classify', 1, 'done')")
+    write(
+        empty,
+        "INSERT INTO model_version (id, name, version, classifier, digest, path, role, created_at) VALUES"
+        f" (1, 'paper', '1', 'paper', 'd1', '/m/1', 'retired', {at}),"
+        f" (2, 'paper', '2', 'paper', 'd2', '/m/2', 'champion', {at})",
+    )
+    write(
+        empty,
+        "INSERT INTO prediction (instance_id, model, label, positive, probability, probabilities, threshold,"
+        " preprocess_digest, scored_at, current) VALUES"
+        f""" (1, 'paper/1', 'NORMAL', {"0" if empty.is_sqlite else "false"}, 0.25, '{{"NORMAL": 0.75}}', 0.5, 'x', {at},
+        {"1" if empty.is_sqlite else "true"})""",
+    )
+    upgrade(empty)
+    check_schema(empty)
+    with empty.read() as connection:
+        rows = {row.instance_id: row for row in connection.execute(results.select())}
+        stations = connection.execute(sa.text("SELECT manufacturer, station_name, patient_age FROM instance")).all()
+        models = connection.execute(sa.text("SELECT id, version, role, path FROM model_version ORDER BY id")).all()
+        shadows = connection.execute(sa.text("SELECT shadow, input_mean, input_std FROM prediction")).all()
+    assert (rows[1].patient_id, rows[1].model, rows[1].probability, rows[1].flags) == ("P1", "paper/1", 0.25, [])
+    assert (rows[2].reason, rows[2].model, rows[2].flags) == ("not_chest", None, None)
+    assert set(stations) == {("", "", "")}
+    assert [tuple(row) for row in models] == [(1, "1", "retired", "/m/1"), (2, "2", "champion", "/m/2")]
+    assert [(bool(shadow), mean, std) for shadow, mean, std in shadows] == [(False, None, None)]
+    write(empty, "UPDATE model_version SET role = 'candidate' WHERE id = 1")
+    upgraded = describe(empty)
+    write(empty, "DROP VIEW results")
+    with empty.write() as connection:
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+        connection.execute(sa.text(RESULTS_VIEW))
+    assert upgraded == describe(empty)
+
+
 def test_schema_number_of_the_program_is_the_last_migration():
     from alembic.config import Config
     from alembic.script import ScriptDirectory

@@ -24,6 +24,7 @@ from medd.store.repository import (
     find_results,
     find_worklist,
     record_predictions,
+    record_shadow,
     set_not_assessed,
 )
 from medd.store.tables import instance, job, prediction
@@ -488,3 +489,47 @@ def test_statuses_are_counted(database):
     with database.read() as connection:
         counts = repository.count_statuses(connection)
     assert {status: n for status, n in counts.items() if n} == {Status.PENDING: 3, Status.SCORED: 1}
+
+
+# Shadow
+
+
+def record_beside(database: Database, *made) -> None:
+    with database.write() as connection:
+        record_shadow(connection, made)
+
+
+def test_what_a_candidate_says_is_recorded_and_never_shown(database):
+    id_ = add_one(database, 1, 0.2)
+    record_beside(database, prediction_of(id_, 0.9, model="stub/2"))
+    [row] = results(database)
+    assert (row["model"], row["probability"]) == ("stub/1", 0.2)
+    assert count(database, prediction) == 2
+    alone = add_one(database, 2)
+    record_beside(database, prediction_of(alone, 0.9, model="stub/2"))
+    assert results(database)[0]["status"] == "pending"
+
+
+def test_candidate_does_not_overwrite_what_it_said_on_duty(database):
+    id_ = add_one(database, 1, 0.2)
+    record_beside(database, prediction_of(id_, 0.9))
+    [row] = results(database)
+    assert (row["model"], row["probability"]) == ("stub/1", 0.2)
+
+
+def test_candidate_that_came_on_duty_shows_what_it_says_from_then_on(database):
+    id_ = add_one(database, 1, 0.2)
+    record_beside(database, prediction_of(id_, 0.9, model="stub/2"))
+    record(database, prediction_of(id_, 0.8, model="stub/2"))
+    [row] = results(database)
+    assert (row["model"], row["probability"]) == ("stub/2", 0.8)
+    assert count(database, prediction) == 2
+
+
+def test_flags_and_input_statistics_are_kept(database):
+    id_ = add_one(database, 1)
+    record(database, prediction_of(id_, flags=("age_outside_training",), input_mean=0.5, input_std=0.25))
+    [row] = results(database)
+    assert row["flags"] == ["age_outside_training"]
+    with database.read() as connection:
+        assert connection.execute(sa.select(prediction.c.input_mean, prediction.c.input_std)).one() == (0.5, 0.25)
