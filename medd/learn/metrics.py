@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Those that get an interval.
-METRICS = ("accuracy", "auroc", "sensitivity", "specificity", "brier", "ece")
+#: Those of `figures`, each of which gets an interval.
+METRICS = ("accuracy", "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
+#: Draws that are computed at once: bounds the memory.
+_DRAWS = 100
 
 
 def confusion(truth: NDArray[np.bool_], score: NDArray[np.floating], threshold: float) -> dict[str, int]:
@@ -30,7 +32,7 @@ def figures(
     threshold: float,
     weight: NDArray[np.floating] | None = None,
 ) -> dict[str, float]:
-    """Compute every one of `METRICS`. Both classes must be there.
+    """Compute every one of `METRICS`; NaN is what these images cannot tell, such as the AUROC of one class alone.
 
     Args:
         truth: (N,) whether the finding is there.
@@ -38,30 +40,67 @@ def figures(
         threshold: In [0, 1].
         weight: (N,) how often each image counts; once when None.
     """
-    from sklearn.metrics import roc_auc_score
+    weights = np.ones((1, len(score))) if weight is None else np.asarray(weight, float)[np.newaxis]
+    return {name: float(values[0]) for name, values in _weighted(truth, score, threshold, weights).items()}
 
-    weight = np.ones(len(score)) if weight is None else weight
+
+def _weighted(
+    truth: NDArray[np.bool_], score: NDArray[np.floating], threshold: float, weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Compute `METRICS` for many weightings at once: scikit-learn, which the tests hold this against, takes one.
+
+    Args:
+        truth: (N,).
+        score: (N,).
+        threshold: In [0, 1].
+        weights: (draws, N).
+
+    Returns:
+        (draws,) for each metric.
+    """
+    if not len(score):
+        return {name: np.full(len(weights), np.nan) for name in METRICS}
     positive = score >= threshold
-    return {
-        "accuracy": float(np.average(positive == truth, weights=weight)),
-        "auroc": float(roc_auc_score(truth, score, sample_weight=weight)),
-        "sensitivity": float(np.average(positive[truth], weights=weight[truth])),
-        "specificity": float(np.average(~positive[~truth], weights=weight[~truth])),
-        "brier": float(np.average((score - truth) ** 2, weights=weight)),
-        "ece": _calibration_error(truth, score, weight),
-    }
+    order = np.argsort(score)[::-1]
+    first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # where each run of equal scores begins
+    found = np.add.reduceat((weights * truth)[:, order], first, axis=1)
+    clear = np.add.reduceat((weights * ~truth)[:, order], first, axis=1)
+    tp, fp = found.cumsum(axis=1), clear.cumsum(axis=1)  # at the threshold of each different score
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "accuracy": _share(weights, positive == truth),
+            # A pair of a finding and a clear image counts when the finding scores higher, a half when equal.
+            "auroc": (clear * (tp - found / 2)).sum(axis=1) / (tp[:, -1] * fp[:, -1]),
+            # Average precision, without interpolation: the mean over the findings of the precision at their score.
+            "auprc": (found * np.nan_to_num(tp / (tp + fp))).sum(axis=1) / tp[:, -1],
+            "sensitivity": _share(weights, positive, truth),
+            "specificity": _share(weights, ~positive, ~truth),
+            "ppv": _share(weights, truth, positive),
+            "npv": _share(weights, ~truth, ~positive),
+            "brier": weights @ (score - truth) ** 2 / weights.sum(axis=1),
+            "ece": _calibration_error(truth, score, weights),
+        }
+
+
+def _share(
+    weights: NDArray[np.float64], which: NDArray[np.bool_], among: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """(draws, N) weights → (draws,) share of `which` among `among`."""
+    if among is not None:
+        weights, which = weights[:, among], which[among]
+    return np.asarray(weights @ which / weights.sum(axis=1))
 
 
 def _calibration_error(
-    truth: NDArray[np.bool_], score: NDArray[np.floating], weight: NDArray[np.floating], bins: int = 15
-) -> float:
+    truth: NDArray[np.bool_], score: NDArray[np.floating], weights: NDArray[np.float64], bins: int = 15
+) -> NDArray[np.float64]:
     """Expected calibration error: Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
 
     The mean over equal bins of the score of |share of findings - mean score|, weighted by the bin's images.
     """
-    which = np.minimum((score * bins).astype(int), bins - 1)
-    gap = np.bincount(which, weight * (truth - score), minlength=bins)
-    return float(np.abs(gap).sum() / weight.sum())
+    in_bin = np.minimum((score * bins).astype(int), bins - 1)[:, np.newaxis] == np.arange(bins)
+    gap = (weights * (truth - score)) @ in_bin
+    return np.asarray(np.abs(gap).sum(axis=1) / weights.sum(axis=1))
 
 
 def intervals(
@@ -75,24 +114,34 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals by the percentile bootstrap (Efron 1979), drawing patients: images of one are not independent.
 
+    A draw that cannot tell a metric (no image of a class) is left out of that metric; NaN where none can.
+
     Args:
         truth: (N,) whether the finding is there.
         score: (N,) probability of the finding, in [0, 1].
         threshold: In [0, 1].
         patients: (N,) whose image it is.
-        resamples: How many draws.
+        resamples: How many draws, at least 1.
         seed: Of the draws.
     """
+    if not len(score):
+        return dict.fromkeys(METRICS, (math.nan, math.nan))
     _, whose = np.unique(np.asarray(patients), return_inverse=True)
+    number = whose.max() + 1
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        times = np.bincount(rng.integers(0, whose.max() + 1, whose.max() + 1), minlength=whose.max() + 1)
-        weight = times[whose].astype(float)
-        if weight[truth].any() and weight[~truth].any():
-            drawn.append(list(figures(truth, score, threshold, weight).values()))
-    low, high = np.percentile(np.array(drawn), [2.5, 97.5], axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+    drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
+    for start in range(0, resamples, _DRAWS):
+        count = min(_DRAWS, resamples - start)
+        times = np.stack([np.bincount(rng.integers(0, number, number), minlength=number) for _ in range(count)])
+        for name, values in _weighted(truth, score, threshold, times[:, whose].astype(float)).items():
+            drawn[name].append(values)
+    return {name: _interval(np.concatenate(values)) for name, values in drawn.items()}
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def threshold_for(truth: NDArray[np.bool_], score: NDArray[np.floating], sensitivity: float) -> float:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from medd.learn import metrics
 
@@ -15,7 +16,37 @@ def test_figures_of_a_small_table():
     assert figures["sensitivity"] == pytest.approx(4 / 5)
     assert figures["specificity"] == pytest.approx(2 / 3)
     assert figures["auroc"] == pytest.approx(11 / 15)
+    assert figures["ppv"] == pytest.approx(4 / 5)
+    assert figures["npv"] == pytest.approx(2 / 3)
     assert figures["brier"] == pytest.approx(np.mean((SCORE - TRUTH) ** 2))
+
+
+def test_figures_are_scikit_learns_with_ties_and_weights():
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        truth = rng.random(200) < 0.6
+        score = np.round(np.clip(0.3 * truth + 0.7 * rng.random(200), 0, 1), 1)
+        weight = rng.integers(0, 3, 200).astype(float) if seed else np.ones(200)
+        figures = metrics.figures(truth, score, 0.5, weight)
+        assert figures["auroc"] == pytest.approx(roc_auc_score(truth, score, sample_weight=weight))
+        assert figures["auprc"] == pytest.approx(average_precision_score(truth, score, sample_weight=weight))
+        assert figures["brier"] == pytest.approx(brier_score_loss(truth, score, sample_weight=weight))
+
+
+@pytest.mark.parametrize(("findings", "unknown"), [(True, {"auroc", "specificity"}),
+                                                   (False, {"auroc", "auprc", "sensitivity"})])  # fmt: skip
+def test_one_class_alone_leaves_open_what_needs_both(findings, unknown):
+    truth, score = np.full(4, findings), np.array([0.1, 0.6, 0.7, 0.9])
+    figures = metrics.figures(truth, score, 0.5)
+    assert {name for name, value in figures.items() if np.isnan(value)} == unknown
+    intervals = metrics.intervals(truth, score, 0.5, list("abcd"), resamples=50)
+    assert {name for name, (low, _) in intervals.items() if np.isnan(low)} == unknown
+
+
+def test_no_image_at_all_leaves_everything_open():
+    nothing = np.array([]), np.array([])
+    assert np.isnan(list(metrics.figures(nothing[0].astype(bool), nothing[1], 0.5).values())).all()
+    assert np.isnan(metrics.intervals(nothing[0].astype(bool), nothing[1], 0.5, [], resamples=2)["accuracy"]).all()
 
 
 def test_a_score_on_the_threshold_is_positive():
