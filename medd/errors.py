@@ -10,7 +10,8 @@
     │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
     ├── TransientError        may pass by itself: retried with backoff
     └── ModelError
-        └── ModelUnusable     a bundle is unreadable, incomplete or altered
+        ├── ModelUnusable     a bundle is unreadable, incomplete or altered
+        └── GateRefused       a model may not go on duty: no better than the one there, or a plugin objects
 
 Messages name the file or the UID and the reason, and end with what was found: "… Received: …".
 """
@@ -58,3 +59,7 @@ class ModelError(MeddError):
 
 class ModelUnusable(ModelError):
     """A bundle is unreadable, incomplete, or its files do not have the digests it states."""
+
+
+class GateRefused(ModelError):
+    """A model may not go on duty. The message says why; the one on duty stays."""

@@ -1,7 +1,8 @@
 """Every extension point of medd, in one file.
 
 ``register_*`` runs once at start and returns things. ``admit_*`` asks about one item and the first
-answer wins. A past participle tells a fact after it was committed: it is logged when it raises and never fails a job.
+answer wins. ``review_*`` asks every plugin, and any objection counts. A past participle tells a fact after it was
+committed: it is logged when it raises and never fails a job.
 
 A plugin is a module, installed under the entry-point group ``medd`` or laid into ``plugins_dir``::
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pluggy
 
-from medd.records import Instance, InstanceHeader, Prediction, Verdict
+from medd.records import Instance, InstanceHeader, ModelVersion, Objection, Prediction, Verdict
 
 hookspec = pluggy.HookspecMarker("medd")
 
@@ -61,3 +62,18 @@ def prediction_recorded(prediction: Prediction) -> None:
 @hookspec
 def job_buried(instance_id: int, reason: str) -> None:
     """A job failed for good."""
+
+
+@hookspec
+def review_candidate(  # type: ignore[empty-body]
+    candidate: ModelVersion, champion: ModelVersion | None
+) -> Iterable[Objection]:
+    """Say what speaks against a candidate that is about to be promoted; any objection keeps it off duty.
+
+    Its figures stand in the bundle at ``candidate.path``. One that raises objects by that. Not asked at a rollback.
+    """
+
+
+@hookspec
+def model_promoted(model: ModelVersion) -> None:
+    """A model has gone on duty, by promotion or rollback."""

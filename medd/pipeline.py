@@ -180,15 +180,14 @@ def build_worker(settings: Settings, index: int) -> Worker:
         MeddError: The database, a plugin or the model cannot be used.
     """
     # Late: the receiver builds itself from this module too, and must not load what decodes and scores.
-    from medd.classify.classifier import load
+    from medd.classify.duty import Duty
     from medd.classify.stage import ClassifyStage
-    from medd.registry.registry import champion_folder, find_spec
+    from medd.registry.registry import find_spec
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.worker
     specs = plugins.classifiers(manager)
-    folder = champion_folder(database, find_spec(settings.model.classifier, specs))
-    model = load(folder, specs, threads=wanted.threads)
+    duty = Duty(database, find_spec(settings.model.classifier, specs), specs, wanted.threads)
     spool = open_spool(settings)
     queue = SqlQueue(database, f"{node_id(settings)}:{index}", wanted.lease_s, wanted.max_attempts, spool.id)
-    stage = ClassifyStage(model, spool, queue, manager, wanted.threads)
+    stage = ClassifyStage(duty.champion, spool, queue, manager, wanted.threads, duty)
     return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)

@@ -15,7 +15,7 @@ import pluggy
 from medd import hookspecs
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.records import InstanceHeader, Verdict
+from medd.records import InstanceHeader, ModelVersion, Objection, Verdict
 
 GROUP = "medd"
 
@@ -117,6 +117,20 @@ def admit(manager: pluggy.PluginManager, header: InstanceHeader) -> Verdict:
     if not isinstance(verdict, Verdict):
         raise PluginError(f"plugin: admit_instance gives a Verdict or None. Received: {type(verdict).__name__}")
     return verdict
+
+
+def review(manager: pluggy.PluginManager, candidate: ModelVersion, champion: ModelVersion | None) -> list[Objection]:
+    """What speaks against a candidate; a plugin that fails to answer speaks against it too."""
+    objections: list[Objection] = []
+    for implementation in manager.hook.review_candidate.get_hookimpls():
+        facts: dict[str, Any] = {"candidate": candidate, "champion": champion}
+        try:
+            answers: Any = implementation.function(*(facts[name] for name in implementation.argnames)) or ()
+            objections += [Objection(str(answer.reason)) for answer in answers]
+        except Exception as error:  # a stranger's rule may raise anything; what it did not answer it does not allow
+            log.exception("a plugin failed in review_candidate", extra={"event": "plugin.failed"})
+            objections.append(Objection(f"plugin {implementation.plugin_name!r} failed: {type(error).__name__}"))
+    return objections
 
 
 def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:

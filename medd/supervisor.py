@@ -149,10 +149,9 @@ def _check(settings: Settings, stages: Sequence[str]) -> None:
     database = pipeline.open_database(settings)
     specs = plugins.classifiers(pipeline.load_plugins(settings))
     if "work" in stages:
-        from medd.registry import bundle
-        from medd.registry.registry import champion_folder, find_spec
+        from medd.registry.registry import find_spec, find_usable
 
-        bundle.read(champion_folder(database, find_spec(settings.model.classifier, specs)))
+        find_usable(database, find_spec(settings.model.classifier, specs))
     database.close()
 
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import LoadedModel
+from medd.classify.duty import Duty
 from medd.dicom.part10 import HEAD_BYTES, split_file
 from medd.errors import InputError, ModelUnusable, TransientError
-from medd.imaging import load, preprocess
+from medd.imaging import PreprocessSpec, load, preprocess
 from medd.queue.base import JobState
 from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction
-from medd.store.repository import locate, record_predictions, set_not_assessed
+from medd.store.repository import locate, record_predictions, record_shadow, set_not_assessed
 from medd.store.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,20 @@ class ClassifyStage:
         queue: Where the jobs come from and are acknowledged.
         manager: Told of every prediction.
         threads: Threads that decode; 0 takes every core.
+        duty: Asked before each batch which model is on duty by now, and whether one is in its shadow.
     """
 
     def __init__(
-        self, model: LoadedModel, spool: Spool, queue: SqlQueue, manager: pluggy.PluginManager, threads: int = 0
+        self,
+        model: LoadedModel,
+        spool: Spool,
+        queue: SqlQueue,
+        manager: pluggy.PluginManager,
+        threads: int = 0,
+        duty: Duty | None = None,
     ) -> None:
         self._model, self._spool, self._queue, self._manager = model, spool, queue, manager
+        self._duty = duty
         self._decoders = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decoder")
 
     def handle(self, jobs: Sequence[Job]) -> Callable[[], None]:
@@ -72,47 +81,85 @@ class ClassifyStage:
         Raises:
             TransientError: The database is away.
         """
+        shadow = self._take_models()
         with self._queue.database.read() as connection:
             found = locate(connection, [job.instance_id for job in jobs])
-        prepared = list(self._decoders.map(self._prepare, (found.get(job.instance_id) for job in jobs)))
-        outcomes = self._predict(jobs, prepared)
-        return lambda: self._commit(jobs, outcomes)
+        # The same decoded image for both models; what the champion says is committed before the other is asked.
+        specs = [model.bundle.preprocess for model in (self._model, shadow) if model is not None]
+        both = list(self._decoders.map(lambda job: self._prepare(found.get(job.instance_id), specs), jobs))
+        outcomes = self._predict(self._model, jobs, [one[0] for one in both])
 
-    def _prepare(self, where: tuple[str, str] | None) -> Prepared:
+        def commit() -> None:
+            self._commit(jobs, outcomes)
+            if shadow is not None:
+                self._score_shadow(shadow, jobs, [one[1] for one in both])
+
+        return commit
+
+    def _take_models(self) -> LoadedModel | None:
+        """Take over who is on duty by now; returns the candidate, where there is one."""
+        if self._duty is None:
+            return None
+        self._duty.look()
+        self._model = self._duty.champion
+        return self._duty.candidate
+
+    def _score_shadow(self, candidate: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> None:
+        """Record what the candidate says of the images; whatever goes wrong with it goes no further."""
+        assert self._duty is not None
+        ready = [place for place, one in enumerate(prepared) if isinstance(one, np.ndarray)]
+        try:
+            outcomes = self._predict(candidate, [jobs[place] for place in ready], [prepared[place] for place in ready])
+            with self._queue.database.write() as connection:
+                record_shadow(connection, [one for one in outcomes if isinstance(one, Prediction)])
+        except TransientError as error:
+            log.warning("a shadow is lost: %s", error, extra={"event": "worker.waiting"})
+        except Exception as error:  # a candidate is on trial: it may fail in any way, and the champion's work stands
+            self._duty.candidate_failed(error)
+        else:
+            failures = [one for one in outcomes if isinstance(one, TransientError)]
+            if failures:
+                self._duty.candidate_failed(failures[0])
+            else:
+                self._duty.candidate_worked()
+
+    def _prepare(self, where: tuple[str, str] | None, specs: Sequence[PreprocessSpec]) -> list[Prepared]:
+        """The image as the input of each of `specs`, decoded once."""
         if where is None:
-            return TransientError("the instance's row is gone")
+            return [TransientError("the instance's row is gone")] * len(specs)
         sha256, media_type = where
         path = self._spool.path(sha256, media_type)
         try:
             _verify(path, sha256, MediaType(media_type))
             image = load(path, MediaType(media_type))
-            return preprocess(image, self._model.bundle.preprocess)
+            inputs = {spec: preprocess(image, spec) for spec in specs}
+            return [inputs[spec] for spec in specs]
         except (InputError, TransientError) as error:
-            return error
+            return [error] * len(specs)
         except Exception as error:  # a fault of ours or of a decoder, met by one image: the others go on
             log.exception("image could not be prepared", extra={"event": "image.failed"})
-            return TransientError(f"preparation failed: {type(error).__name__}")
+            return [TransientError(f"preparation failed: {type(error).__name__}")] * len(specs)
 
-    def _predict(self, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
+    def _predict(self, model: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
         outcomes: list[Outcome] = [one if isinstance(one, Exception) else TransientError("") for one in prepared]
         good = [place for place, one in enumerate(prepared) if isinstance(one, np.ndarray)]
         if not good:
             return outcomes
         batch = np.stack([one for one in prepared if isinstance(one, np.ndarray)])
-        for place, scores in zip(good, self._score(batch), strict=True):
+        for place, scores in zip(good, self._score(model, batch), strict=True):
             if isinstance(scores, TransientError):
                 outcomes[place] = scores
             else:
-                outcomes[place] = self._model.interpret(scores, jobs[place].instance_id)
+                outcomes[place] = model.interpret(scores, jobs[place].instance_id)
         return outcomes
 
-    def _score(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32] | TransientError]:
+    def _score(self, model: LoadedModel, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32] | TransientError]:
         """One row of probabilities per image; where the model fails on the batch, each image is tried alone."""
         try:
-            return list(self._model.predict(batch))
+            return list(model.predict(batch))
         except ModelUnusable as error:
             if len(batch) > 1:
-                return [self._score(batch[place : place + 1])[0] for place in range(len(batch))]
+                return [self._score(model, batch[place : place + 1])[0] for place in range(len(batch))]
             return [TransientError(str(error))]
 
     def _commit(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
@@ -137,7 +184,7 @@ class ClassifyStage:
                 fields |= {"event": "instance.not_assessed", "reason": outcome.reason}
                 log.info("not assessed: %s", outcome, extra=fields)
             else:
-                log.info("scored", extra=fields | {"model": self._model.bundle.ref})
+                log.info("scored", extra=fields | {"model": outcome.model})
         for prediction in recorded:
             plugins.tell(self._manager, "prediction_recorded", prediction=prediction)
         for job, result in zip(jobs, outcomes, strict=True):

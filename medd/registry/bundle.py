@@ -17,6 +17,29 @@ from medd.imaging.preprocess import PreprocessSpec
 DESCRIPTION = "bundle.json"
 
 
+class Calibration(BaseModel):
+    """Platt's map of the summed probability of the findings (Platt 1999), on its log-odds: a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: float = Field(gt=0)
+    intercept: float = 0.0
+
+    def apply(self, probability: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Calibrate (N,) probabilities in [0, 1]; their order stays."""
+        p = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
+        return np.asarray(1 / (1 + np.exp(-(self.slope * np.log(p / (1 - p)) + self.intercept))))
+
+
+class Gate(BaseModel):
+    """What is too unlike the training to be judged: "not assessed"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: The largest novelty that is judged; see `medd.classify.classifier.Scores`.
+    threshold: float = Field(ge=0)
+
+
 class Bundle(BaseModel):
     """What ``bundle.json`` says."""
 
@@ -34,6 +57,12 @@ class Bundle(BaseModel):
     #: An image is positive when its summed probability is at or above this; in [0, 1].
     threshold: float = Field(ge=0, le=1)
     preprocess: PreprocessSpec
+    #: How the classifier's probabilities become those that are shown; None: as they are.
+    calibration: Calibration | None = None
+    #: None: every image is judged.
+    gate: Gate | None = None
+    #: Youngest and oldest patient of the training, years; None where that is not known.
+    age_years: tuple[float, float] | None = None
     #: What was measured when it was made: metrics, intervals, and the data they were measured on.
     evaluation: dict[str, Any] = Field(default_factory=dict)
     #: How it was trained: data, split digest, hyper-parameters, seed.

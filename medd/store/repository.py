@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from medd.records import ModelVersion, Prediction, Role, Status
-from medd.store.tables import instance, job, model_version, prediction, results
+from medd.records import Prediction, Status
+from medd.store.tables import instance, job, prediction, results
 
 
 def locate(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
@@ -53,6 +52,9 @@ def _insert(connection: Connection, table: sa.Table) -> Any:
 
 def set_not_assessed(connection: Connection, instance_id: int, reason: str, detail: str) -> None:
     """Record why no model judges an instance."""
+    # What an earlier model said of it is history: nobody is to be shown a label of what is not assessed.
+    earlier = (prediction.c.instance_id == instance_id) & prediction.c.current
+    connection.execute(prediction.update().where(earlier).values(current=False))
     values = {"status": Status.NOT_ASSESSED, "reason": reason, "detail": detail}
     connection.execute(instance.update().where(instance.c.id == instance_id).values(**values))
 
@@ -187,35 +189,3 @@ def count_statuses(connection: Connection) -> dict[Status, int]:
     statement = sa.select(instance.c.status, sa.func.count()).group_by(instance.c.status)
     found = {Status(status): count for status, count in connection.execute(statement)}
     return {status: found.get(status, 0) for status in Status}
-
-
-def find_champion(connection: Connection, classifier: str) -> ModelVersion | None:
-    """The model version on duty for a classifier."""
-    row = connection.execute(
-        model_version.select().where(model_version.c.classifier == classifier, model_version.c.role == "champion")
-    ).first()
-    return None if row is None else _model(row)
-
-
-def put_champion(connection: Connection, model: ModelVersion, now: datetime) -> None:
-    """Put a model version on duty; whoever was on duty for its classifier retires."""
-    retire = model_version.update().where(
-        model_version.c.classifier == model.classifier, model_version.c.role == "champion"
-    )
-    connection.execute(retire.values(role="retired"))
-    values = {
-        "name": model.name,
-        "version": model.version,
-        "classifier": model.classifier,
-        "digest": model.digest,
-        "path": str(model.path),
-        "role": "champion",
-        "created_at": now,
-    }
-    insert = _insert(connection, model_version).values(**values)
-    changed = {name: values[name] for name in ("classifier", "digest", "path", "role")}
-    connection.execute(insert.on_conflict_do_update(index_elements=["name", "version"], set_=changed))
-
-
-def _model(row: Any) -> ModelVersion:
-    return ModelVersion(row.name, row.version, row.classifier, row.digest, Path(row.path), Role(row.role))

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from medd.dicom import part10
 from medd.errors import InputError, TransientError
 from medd.queue.base import CLASSIFY
-from medd.records import ModelVersion, Reason, Status
+from medd.records import Reason, Status
 from medd.store import repository
 from medd.store.database import Database, check_schema
 from medd.store.inserts import Added, InstanceInserter
@@ -460,28 +460,6 @@ def test_worklist_keeps_to_its_time_and_length(database):
     assert [row["patient_id"] for row in later] == ["P4", "P3"]
 
 
-# Models
-
-
-def test_one_champion_per_classifier(database, tmp_path):
-    with database.write() as connection:
-        for version in ("1", "2"):
-            model = ModelVersion("paper", version, "paper", "d" * 64, tmp_path)
-            repository.put_champion(connection, model, EPOCH)
-        repository.put_champion(connection, ModelVersion("other", "1", "other", "e" * 64, tmp_path), EPOCH)
-    with database.read() as connection:
-        assert repository.find_champion(connection, "paper").ref == "paper/2"
-        assert repository.find_champion(connection, "other").ref == "other/1"
-        assert repository.find_champion(connection, "third") is None
-        roles = connection.execute(sa.text("SELECT version, role FROM model_version WHERE name = 'paper' ORDER BY id"))
-        assert [tuple(row) for row in roles] == [("1", "retired"), ("2", "champion")]
-    with database.write() as connection:
-        repository.put_champion(connection, ModelVersion("paper", "1", "paper", "f" * 64, tmp_path), EPOCH)
-    with database.read() as connection:
-        back = repository.find_champion(connection, "paper")
-    assert (back.ref, back.digest) == ("paper/1", "f" * 64)
-
-
 def test_statuses_are_counted(database):
     for number in range(3):
         add_one(database, number)
@@ -489,6 +467,15 @@ def test_statuses_are_counted(database):
     with database.read() as connection:
         counts = repository.count_statuses(connection)
     assert {status: n for status, n in counts.items() if n} == {Status.PENDING: 3, Status.SCORED: 1}
+
+
+def test_refusal_by_a_later_model_hides_what_an_earlier_one_said(database):
+    id_ = add_one(database, 1, 0.9)
+    with database.write() as connection:
+        set_not_assessed(connection, id_, Reason.BLANK_IMAGE, "one grey")
+    [row] = results(database)
+    assert (row["status"], row["label"], row["probability"]) == ("not_assessed", None, None)
+    assert count(database, prediction) == 1
 
 
 # Shadow

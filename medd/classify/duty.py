@@ -1,0 +1,135 @@
+"""Which models a worker has loaded: the champion, and a candidate in its shadow, in step with the registry."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+from medd.classify.classifier import LoadedModel, load
+from medd.errors import ModelError, ModelUnusable, PluginError, TransientError
+from medd.hookspecs import ClassifierSpec
+from medd.records import ModelVersion, Role
+from medd.registry.changes import check
+from medd.registry.registry import champion, line_of_duty, set_aside
+from medd.store.database import Database
+from medd.store.models import find_on_duty
+
+log = logging.getLogger(__name__)
+
+#: A candidate that failed on so many batches in a row is not asked any more.
+_FAILURES = 3
+#: When a bundle that could not be read is tried again, seconds: the disk may be back.
+_AGAIN_S = 60.0
+
+
+class Duty:
+    """The models of one worker. For one thread.
+
+    Args:
+        database: Where the registry is.
+        spec: The classifier of the settings.
+        specs: All that the plugins bring.
+        threads: For the network; 0 takes every core.
+        look_s: Seconds between looks at the registry.
+
+    Attributes:
+        champion: What the results come from.
+        candidate: What is scored beside it; None without one.
+
+    Raises:
+        ModelUnusable: Not one model of the classifier can be used.
+        TransientError: The database is away.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        spec: ClassifierSpec,
+        specs: Sequence[ClassifierSpec],
+        threads: int = 0,
+        look_s: float = 1.0,
+    ) -> None:
+        self._database, self._spec, self._specs, self._threads = database, spec, specs, threads
+        self._look_s, self._next_look = look_s, 0.0
+        self._failures = 0
+        #: What cannot be used, and when it may be tried again.
+        self._unusable: dict[tuple[str, str], float] = {}
+        self.candidate: LoadedModel | None = None
+        self._loaded: dict[Role, ModelVersion] = {}
+        for version in line_of_duty(database, spec):
+            model = self._load(version)
+            if model is not None:
+                self.champion, self._loaded[Role.CHAMPION] = model, version
+                break
+        else:
+            raise ModelUnusable(f"classifier {spec.name!r}: no model that can be used; the log says why")
+
+    def look(self) -> None:
+        """Take over what has changed in the registry; looks there once in `look_s` seconds at most.
+
+        A model that cannot be used is told of and left aside: the one in use goes on. So it does while the database is
+        away.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + self._look_s
+        try:
+            with self._database.read() as connection:
+                wanted = find_on_duty(connection, self._spec.name)
+            if (version := wanted.get(Role.CHAMPION)) and not self._has(Role.CHAMPION, version):
+                self._change_champion()
+        except TransientError as error:
+            log.warning("the registry cannot be asked: %s", error, extra={"event": "worker.waiting"})
+            return
+        version = wanted.get(Role.CANDIDATE)
+        if version is None:
+            self.candidate = None
+            self._loaded.pop(Role.CANDIDATE, None)
+        elif not self._has(Role.CANDIDATE, version):
+            self.candidate, self._loaded[Role.CANDIDATE], self._failures = self._load(version), version, 0
+            if self.candidate is not None:
+                log.info("in the shadow", extra={"event": "model.in_shadow", "model": version.ref})
+
+    def _change_champion(self) -> None:
+        version = champion(self._database, self._spec)  # where a shipped one lies differs from host to host
+        if (model := self._load(version)) is not None:
+            self.champion, self._loaded[Role.CHAMPION] = model, version
+            log.info("on duty", extra={"event": "model.on_duty", "model": version.ref})
+
+    def candidate_failed(self, error: Exception) -> None:
+        """Count a batch on which the candidate failed; one that only fails is not asked any more."""
+        self._failures += 1
+        version = self._loaded[Role.CANDIDATE]
+        fields = {"event": "candidate.failed", "model": version.ref}
+        log.warning("the candidate failed: %s", error, extra=fields)
+        if self._failures >= _FAILURES:
+            self.candidate = None
+            self._set_aside(version, error, math.inf)
+
+    def candidate_worked(self) -> None:
+        """Forget earlier failures."""
+        self._failures = 0
+
+    def _has(self, role: Role, version: ModelVersion) -> bool:
+        loaded = self._loaded.get(role)
+        if loaded is not None and (loaded.ref, loaded.digest) == (version.ref, version.digest):
+            return True
+        return self._unusable.get((version.ref, version.digest), 0) > time.monotonic()
+
+    def _load(self, version: ModelVersion) -> LoadedModel | None:
+        try:
+            check(version)
+            return load(version.path, self._specs, threads=self._threads)
+        except (ModelError, PluginError) as error:
+            self._set_aside(version, error, time.monotonic() + _AGAIN_S)
+            return None
+
+    def _set_aside(self, version: ModelVersion, error: Exception, again_at: float) -> None:
+        self._unusable[version.ref, version.digest] = again_at
+        fields = {"event": "model.set_aside", "model": version.ref}
+        log.error("cannot be used and is set aside: %s", error, extra=fields)
+        try:
+            set_aside(self._database, version, str(error))
+        except TransientError:
+            log.warning("could not be kept on record", extra=fields)
