@@ -30,6 +30,7 @@ from medd.store.spool import Spool, write_once
 
 if TYPE_CHECKING:
     from medd.classify.classifier import LoadedModel
+    from medd.classify.desk import ModelDesk
 
 #: The parts of the daemon, each a process.
 STAGES = ("receive", "work")
@@ -167,6 +168,21 @@ def load_model(settings: Settings, folder: Path | None = None) -> "tuple[LoadedM
     if chosen is None:
         raise SettingsError(f"classifier {settings.model.classifier!r} ships no model; name one with --model")
     return load(chosen, specs, threads=settings.worker.threads), manager
+
+
+def open_models(settings: Settings) -> "ModelDesk":
+    """Where the models of the settings' classifier are dealt with.
+
+    Raises:
+        MeddError: The database or a plugin cannot be used, or no plugin brings the classifier.
+    """
+    from medd.classify.desk import ModelDesk
+    from medd.registry.registry import find_spec
+
+    manager = load_plugins(settings)
+    specs = plugins.classifiers(manager)
+    spec = find_spec(settings.model.classifier, specs)
+    return ModelDesk(open_database(settings), spec, specs, manager, settings.models_dir)
 
 
 def build_worker(settings: Settings, index: int) -> Worker:

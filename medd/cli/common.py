@@ -1,7 +1,9 @@
 """What the commands share: options, the shape of the output, times."""
 
 import csv
+import getpass
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +33,14 @@ class Format(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
+
+
+def user_name() -> str:
+    """Who is at the command line."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def parse_since(text: str) -> datetime:

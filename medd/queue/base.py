@@ -31,6 +31,9 @@ class JobState(StrEnum):
 #: The work of scoring one instance.
 CLASSIFY = "classify"
 
+#: Of history that is scored again: everything that comes in live has 0 and goes first.
+RESCORE_PRIORITY = 1000
+
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 300.0
 

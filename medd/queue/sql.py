@@ -9,11 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
-from medd.queue.base import MAX_BACKOFF_S, JobState, backoff_s
+from medd.queue.base import MAX_BACKOFF_S, RESCORE_PRIORITY, JobState, backoff_s
 from medd.records import Job, Reason, Status
 from medd.store.database import Database
-from medd.store.tables import UtcDateTime, instance, job
+from medd.store.tables import UtcDateTime, instance, job, prediction
 
+#: Jobs that `rescore` brings back in one transaction.
+_AT_ONCE = 1000
 #: What a job that nobody holds has.
 _FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 
@@ -178,8 +180,45 @@ class SqlQueue:
         with self.database.write() as connection:
             ids = list(connection.scalars(alive.returning(job.c.instance_id)))
             again = {"status": Status.PENDING, "reason": None, "detail": None}
-            connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**again))
+            failed = instance.c.id.in_(ids) & (instance.c.status == Status.FAILED)
+            connection.execute(instance.update().where(failed).values(**again))
         return len(ids)
+
+    def rescore(self, kind: str, model: str, since: datetime | None = None) -> int:
+        """Bring finished work back, behind all that comes in live, where `model` did not say what is shown now.
+
+        What is shown stays until the model has spoken, and stays as history after that. What was not assessed comes
+        back only where a model refused it. Work that waits, runs or is dead is left alone.
+
+        Args:
+            kind: The work of scoring.
+            model: "name/version"; what it has scored already is left alone.
+            since: Only what was received from then on.
+
+        Returns:
+            How many came back.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        i, p = instance.c, prediction.c
+        by_it = sa.exists().where((p.instance_id == i.id) & p.current & (p.model == model))
+        refused = (i.status == Status.NOT_ASSESSED) & (i.reason == Reason.UNFAMILIAR)
+        wanted = (job.c.kind == kind) & (job.c.state == JobState.DONE)
+        wanted &= ((i.status == Status.SCORED) & ~by_it) | refused
+        if since is not None:
+            wanted &= i.received_at >= since
+        ids = sa.select(job.c.id).join_from(job, instance).where(wanted).order_by(job.c.id).limit(_AT_ONCE)
+        back: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "available_at": None, "error": None}
+        count, last = 0, 0
+        while True:  # in portions, so that the receiver never waits long
+            with self.database.write() as connection:
+                found = connection.scalars(ids.where(job.c.id > last)).all()
+                if not found:
+                    return count
+                again = job.update().where(job.c.id.in_(found) & (job.c.state == JobState.DONE))
+                count += connection.execute(again.values(priority=RESCORE_PRIORITY, **back)).rowcount
+                last = found[-1]
 
     def counts(self, kind: str) -> dict[JobState, int]:
         """How many jobs of a kind are in each state.
@@ -195,4 +234,6 @@ class SqlQueue:
 
 def _fail_instances(connection: Connection, ids: Sequence[int], detail: str) -> None:
     failed = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED, "detail": detail}
-    connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**failed))
+    # What was scored before, and could not be scored again, keeps what is known of it.
+    waiting = instance.c.id.in_(ids) & (instance.c.status == Status.PENDING)
+    connection.execute(instance.update().where(waiting).values(**failed))

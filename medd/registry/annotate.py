@@ -1,0 +1,92 @@
+"""Taking in what readers say of images, in the words of the model on duty."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medd.errors import SettingsError
+from medd.hookspecs import ClassifierSpec
+from medd.records import Annotation
+from medd.registry import bundle as bundles
+from medd.registry.registry import find_usable
+from medd.store import annotations
+from medd.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a reader says, as it was handed in."""
+
+    #: SOP Instance UID, SHA-256 or instance id.
+    uid: str
+    label: str
+    reader: str
+    comment: str = ""
+    #: Where it stands, for messages: "FILE, line 3: ", or nothing.
+    where: str = ""
+
+
+def read_file(table: Path, reader: str, comment: str = "") -> list[Said]:
+    """Read a CSV with the columns uid and label, and optionally reader and comment.
+
+    Args:
+        table: The file.
+        reader: Of the rows that name none.
+        comment: Of the rows that have none.
+
+    Raises:
+        SettingsError: It cannot be read, or lacks a column.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"uid", "label"} <= set(rows.fieldnames or ()):
+                raise SettingsError(f"{table}: the columns uid and label are needed. Received: {rows.fieldnames}")
+            return [
+                Said(
+                    (row["uid"] or "").strip(),
+                    (row["label"] or "").strip(),
+                    (row.get("reader") or "").strip() or reader,
+                    (row.get("comment") or "").strip() or comment,
+                    f"{table}, line {rows.line_num}: ",
+                )
+                for row in rows
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SettingsError(f"{table}: cannot be read as CSV. Received: {error}") from error
+
+
+def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> int:
+    """Keep what readers say, all of it or nothing; what they said already is left alone.
+
+    Returns:
+        How many annotations are new.
+
+    Raises:
+        SettingsError: An instance is not there or named ambiguously, or a label is none of the model on duty.
+        ModelUnusable: No model is on duty, so that there are no labels.
+        TransientError: The database is away.
+    """
+    labels = bundles.read(find_usable(database, spec).path, verify=False).labels
+    now, new = datetime.now(UTC), 0
+    with database.write() as connection:
+        for one in said:
+            try:
+                instance_id = annotations.find_instance(connection, one.uid)
+                label = _known(one.label, labels)
+                if not 1 <= len(one.reader) <= 64:
+                    raise SettingsError(f"a reader's name has 1 to 64 characters. Received: {one.reader!r}")
+            except SettingsError as error:
+                raise SettingsError(f"{one.where}{error}") from None
+            new += annotations.annotate(connection, Annotation(instance_id, label, one.reader, now, one.comment))
+    return new
+
+
+def _known(label: str, labels: Sequence[str]) -> str:
+    """The label as the model writes it, whatever its case."""
+    for known in labels:
+        if known.casefold() == label.casefold():
+            return known
+    raise SettingsError(f"no label of the model on duty, which has {', '.join(labels)}. Received: {label!r}")

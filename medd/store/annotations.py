@@ -1,0 +1,114 @@
+"""What readers say the truth is. Rows are only added; of each reader the newest counts."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from medd.errors import SettingsError
+from medd.records import Annotation
+from medd.store.tables import annotation, instance
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """One instance with what its readers say of it now."""
+
+    instance_id: int
+    sha256: str
+    media_type: str
+    #: "dicom://AE@host" or "file:relative/path".
+    origin: str
+    #: Never logged.
+    patient_id: str
+    #: Reader → label.
+    labels: dict[str, str]
+    #: Row id of the newest annotation that counts.
+    newest: int
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether two readers disagree."""
+        return len(set(self.labels.values())) > 1
+
+    @property
+    def label(self) -> str:
+        """What all readers say; of a contradicted one, what the first by name says."""
+        return self.labels[min(self.labels)]
+
+
+def find_instance(connection: Connection, key: str) -> int:
+    """The instance that a SOP Instance UID, a SHA-256 in hex, or an instance id names.
+
+    Raises:
+        SettingsError: There is none, or more than one.
+    """
+    if re.fullmatch(r"[0-9a-fA-F]{64}", key):
+        where = instance.c.sha256 == key.lower()
+    elif re.fullmatch(r"[0-9]{1,18}", key):
+        where = instance.c.id == int(key)
+    elif key:
+        where = instance.c.sop_instance_uid == key
+    else:
+        raise SettingsError("no instance is named. Received: ''")
+    found = connection.scalars(sa.select(instance.c.id).where(where).order_by(instance.c.id)).all()
+    if not found:
+        raise SettingsError(f"no instance of this UID, SHA-256 or id. Received: {key}")
+    if len(found) > 1:
+        ids = ", ".join(map(str, found))
+        raise SettingsError(f"{key}: several instances have this UID; name one by its id. Received: {ids}")
+    return int(found[0])
+
+
+def annotate(connection: Connection, said: Annotation) -> bool:
+    """Keep what a reader says; returns False when the reader says so already."""
+    theirs = (annotation.c.instance_id == said.instance_id) & (annotation.c.reader == said.reader)
+    newest = sa.select(annotation.c.label).where(theirs).order_by(annotation.c.id.desc()).limit(1)
+    if connection.scalar(newest) == said.label:
+        return False
+    values = {name: getattr(said, name) for name in ("instance_id", "label", "reader", "at", "comment")}
+    connection.execute(annotation.insert().values(**values))
+    return True
+
+
+def find_truths(connection: Connection) -> list[Truth]:
+    """Every annotated instance, in the order of their ids."""
+    newest = sa.select(sa.func.max(annotation.c.id)).group_by(annotation.c.instance_id, annotation.c.reader)
+    i = instance.c
+    rows = connection.execute(
+        sa.select(i.id, i.sha256, i.media_type, i.origin, i.patient_id, annotation.c.reader, annotation.c.label)
+        .add_columns(annotation.c.id.label("row"))
+        .join_from(annotation, instance)
+        .where(annotation.c.id.in_(newest))
+        .order_by(i.id, annotation.c.id)
+    )
+    found: dict[int, Truth] = {}
+    for id_, sha256, media_type, origin, patient_id, reader, label, row in rows:
+        earlier = found.get(id_)
+        labels = (earlier.labels if earlier else {}) | {reader: label}
+        found[id_] = Truth(id_, sha256, media_type, origin, patient_id, labels, row)
+    return list(found.values())
+
+
+#: The columns of `medd annotations`.
+COLUMNS = ("at", "instance_id", "sop_instance_uid", "sha256", "label", "reader", "comment", "counts", "contradicted")
+
+
+def list_annotations(connection: Connection, *, contradicted: bool = False) -> Iterator[dict[str, Any]]:
+    """Every annotation, newest first, saying whether it still counts and whether another reader contradicts it."""
+    disputed = {truth.instance_id for truth in find_truths(connection) if truth.is_contradicted}
+    newest = sa.select(sa.func.max(annotation.c.id)).group_by(annotation.c.instance_id, annotation.c.reader)
+    counting = set(connection.scalars(newest))
+    rows = connection.execute(
+        sa.select(annotation, instance.c.sop_instance_uid, instance.c.sha256)
+        .join_from(annotation, instance)
+        .order_by(annotation.c.id.desc())
+    )
+    for row in rows:
+        if contradicted and row.instance_id not in disputed:
+            continue
+        values: dict[str, Any] = {name: row._mapping[name] for name in COLUMNS[:7]}
+        yield values | {"counts": row.id in counting, "contradicted": row.instance_id in disputed}

@@ -1,0 +1,109 @@
+"""What readers say, on SQLite and on PostgreSQL."""
+
+from pathlib import Path
+
+import pytest
+
+from medd.errors import SettingsError
+from medd.queue.base import CLASSIFY
+from medd.registry.annotate import Said, annotate, read_file
+from medd.store.annotations import find_truths, list_annotations
+from medd.store.database import Database
+from medd.store.inserts import InstanceInserter
+from medd.testing import stub_bundle
+from medd.testing.stub_plugin import spec
+from tests.rows import instance_row
+
+
+class Ward:
+    """Instances 1 to 4, and readers who look at them."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database, self.spec = database, spec(stub_bundle(folder / "bundle"))
+        inserter = InstanceInserter(database, CLASSIFY)
+        rows = [instance_row(number) for number in range(4)] + [instance_row(4, sop_instance_uid="1.2.3.3")]
+        for row in rows:
+            inserter.add([row])
+        inserter.close()
+
+    def say(self, uid: str, label: str, reader: str = "anna") -> int:
+        return annotate(self.database, self.spec, [Said(uid, label, reader)])
+
+    def truths(self) -> dict[int, dict[str, str]]:
+        with self.database.read() as connection:
+            return {truth.instance_id: truth.labels for truth in find_truths(connection)}
+
+    def listed(self, **options: bool) -> list[tuple]:
+        with self.database.read() as connection:
+            rows = list(list_annotations(connection, **options))
+        return [(r["instance_id"], r["label"], r["reader"], r["counts"], r["contradicted"]) for r in rows]
+
+
+@pytest.fixture
+def ward(database: Database, tmp_path: Path) -> Ward:
+    return Ward(database, tmp_path)
+
+
+def test_an_image_is_named_by_its_uid_its_bytes_or_its_id(ward):
+    assert ward.say("1.2.3.0", "NORMAL") == 1
+    assert ward.say(instance_row(1)["sha256"].upper(), "PNEUMONIA") == 1
+    assert ward.say("3", "pneumonia") == 1
+    assert ward.truths() == {1: {"anna": "NORMAL"}, 2: {"anna": "PNEUMONIA"}, 3: {"anna": "PNEUMONIA"}}
+
+
+def test_the_same_said_twice_is_said_once(ward):
+    assert [ward.say("1", "NORMAL"), ward.say("1", "NORMAL"), ward.say("1", "NORMAL", "ben")] == [1, 0, 1]
+    assert len(ward.listed()) == 2
+
+
+def test_of_a_reader_the_newest_counts_and_the_history_is_kept(ward):
+    for label in ("NORMAL", "PNEUMONIA", "NORMAL"):
+        assert ward.say("1", label) == 1
+    assert ward.truths() == {1: {"anna": "NORMAL"}}
+    assert [row[3] for row in ward.listed()] == [True, False, False]
+
+
+def test_readers_who_disagree_contradict_each_other_until_one_thinks_again(ward):
+    ward.say("1", "NORMAL", "anna")
+    ward.say("1", "PNEUMONIA", "ben")
+    ward.say("2", "NORMAL", "ben")
+    with ward.database.read() as connection:
+        assert [truth.is_contradicted for truth in find_truths(connection)] == [True, False]
+    assert {row[0] for row in ward.listed(contradicted=True)} == {1}
+    ward.say("1", "NORMAL", "ben")
+    with ward.database.read() as connection:
+        assert not any(truth.is_contradicted for truth in find_truths(connection))
+
+
+@pytest.mark.parametrize(
+    ("uid", "label", "message"),
+    [
+        ("9.9.9", "NORMAL", r"no instance of this UID.*Received: 9\.9\.9"),
+        ("77", "NORMAL", r"no instance of this UID, SHA-256 or id\. Received: 77"),
+        ("1", "FRACTURE", r"has NORMAL, PNEUMONIA\. Received: 'FRACTURE'"),
+        ("1.2.3.3", "NORMAL", r"several instances have this UID; name one by its id\. Received: 4, 5"),
+        ("", "NORMAL", "no instance is named"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_in_one_sentence(ward, uid, label, message):
+    with pytest.raises(SettingsError, match=message):
+        ward.say(uid, label)
+
+
+def test_many_at_once_are_kept_all_or_none(ward, tmp_path):
+    table = tmp_path / "said.csv"
+    table.write_text("uid,label,reader\n1.2.3.0,NORMAL,\n2,PNEUMONIA,ben\n1.2.3.2,NORMAL,ben\n")
+    assert annotate(ward.database, ward.spec, read_file(table, "anna")) == 3
+    assert ward.truths() == {1: {"anna": "NORMAL"}, 2: {"ben": "PNEUMONIA"}, 3: {"ben": "NORMAL"}}
+    table.write_text("uid,label\n1.2.3.0,PNEUMONIA\nnowhere,NORMAL\n")
+    with pytest.raises(SettingsError, match=r"said\.csv, line 3: no instance"):
+        annotate(ward.database, ward.spec, read_file(table, "anna"))
+    assert ward.truths()[1] == {"anna": "NORMAL"}
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path):
+    (tmp_path / "said.csv").write_text("image,label\n1,NORMAL\n")
+    with pytest.raises(SettingsError, match=r"the columns uid and label are needed\. Received: \['image', 'label'\]"):
+        read_file(tmp_path / "said.csv", "anna")
+    with pytest.raises(SettingsError, match="cannot be read as CSV"):
+        read_file(tmp_path / "nowhere.csv", "anna")
