@@ -33,8 +33,12 @@ class ClassifierSpec:
     #: "module:function"; called as ``load(bundle_dir: Path, threads: int) -> medd.classify.Classifier``.
     load: str = "medd.classify.onnx:load"
     #: "module:function"; called as ``build(input_shape: tuple[int, int, int], n_labels: int, **hyper) -> keras.Model``.
-    #: Empty where the classifier cannot be trained by medd.
+    #: ``hyper`` is ``head``, ``dropout`` and the recipe's table ``[network_options]``; a layer named "features" gives
+    #: the last feature maps. Empty where the classifier cannot be trained by medd.
     build: str = ""
+    #: "module:function"; called as ``thaw(model) -> None`` once the recipe's ``frozen_epochs`` have passed, to let move
+    #: what ``build`` has frozen; the model is compiled again afterwards. Empty where nothing is frozen.
+    thaw: str = ""
     #: The bundle that is on duty until another is promoted; None where the plugin ships none.
     bundle: Path | None = None
 
