@@ -9,10 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medd.errors import ModelUnusable
 from medd.imaging.preprocess import PreprocessSpec
+from medd.registry.reference import Reference
 
 DESCRIPTION = "bundle.json"
 
@@ -63,6 +66,8 @@ class Bundle(BaseModel):
     gate: Gate | None = None
     #: Youngest and oldest patient of the training, years; None where that is not known.
     age_years: tuple[float, float] | None = None
+    #: What `medd drift` compares later images with; None: older than that.
+    reference: Reference | None = None
     #: What was measured when it was made: metrics, intervals, and the data they were measured on.
     evaluation: dict[str, Any] = Field(default_factory=dict)
     #: How it was trained: data, split digest, hyper-parameters, seed.
