@@ -46,6 +46,8 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     #: One single grey value, or nearly so.
     BLANK_IMAGE = "blank_image"
+    #: Nothing like the images that the model was trained on.
+    UNFAMILIAR = "unfamiliar"
     #: Damaged, truncated, or of an encoding that nobody here decodes.
     UNREADABLE = "unreadable"
     #: A plugin refused it; the message says more.
@@ -170,6 +172,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """Something that explains a prediction."""
+
+    #: Unique within the prediction: "heat" is Grad-CAM.
+    name: str
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What one model version said of one instance."""
 
@@ -195,6 +207,7 @@ class Prediction:
     #: Mean and standard deviation of the fitted image in [0, 1], before it is normalised.
     input_mean: float | None = None
     input_std: float | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 class Role(StrEnum):

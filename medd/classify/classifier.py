@@ -1,18 +1,19 @@
 """What a classifier is, and how a bundle becomes one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medd.errors import MeddError, ModelUnusable, PluginError
+from medd.errors import MeddError, ModelUnusable, NotAssessable, PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.records import Prediction
+from medd.records import Attachment, Prediction, Reason
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
 
@@ -20,8 +21,30 @@ from medd.registry.bundle import Bundle
 _ROUNDING = 1e-3
 
 
+#: On a prediction: the patient is younger or older than those whom the model learned from.
+AGE_OUTSIDE_TRAINING = "age_outside_training"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a classifier says of N images.
+
+    Attributes:
+        probabilities: (N, labels) float32, each row summing to 1, in the order of the bundle's labels.
+        novelty: (N,) float32: how far each image is from those of the training; None where the classifier cannot tell.
+        heat: (N, h, w) float32 ≥ 0: what speaks for a finding, where; None where the classifier cannot tell.
+    """
+
+    probabilities: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
+    heat: NDArray[np.float32] | None = None
+
+
 class Classifier(Protocol):
-    """What a plugin's ``load`` returns. Called from one thread at a time."""
+    """What a plugin's ``load`` returns. Called from one thread at a time.
+
+    A classifier may have a second method, ``explain``, with the same argument, that returns `Scores`.
+    """
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score a batch.
@@ -42,16 +65,30 @@ class LoadedModel:
     classifier: Classifier
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score (N, size, size, channels) float32 → (N, labels) float32, checked.
+        """Score (N, size, size, channels) float32 → (N, labels) float32, checked and calibrated.
 
         Raises:
             ModelUnusable: The classifier raised, or returned something else than one distribution per image.
         """
+        return self.explain(batch).probabilities
+
+    def explain(self, batch: NDArray[np.float32]) -> Scores:
+        """Score (N, size, size, channels) float32 with all that the classifier can tell, checked and calibrated.
+
+        Raises:
+            ModelUnusable: As `predict`.
+        """
         try:
-            scores = np.asarray(self.classifier.predict(batch), dtype=np.float32)
+            method = getattr(self.classifier, "explain", None)
+            scores = method(batch) if method else Scores(self.classifier.predict(batch))
+            probabilities = np.asarray(scores.probabilities, dtype=np.float32)
         except Exception as error:  # a stranger's classifier may raise anything
             raise ModelUnusable(f"{self.bundle.ref}: classifier raised {error!r}") from error
-        expected = (len(batch), len(self.bundle.labels))
+        self._check(probabilities, len(batch))
+        return replace(scores, probabilities=self._calibrate(probabilities.clip(0, 1)))
+
+    def _check(self, scores: NDArray[np.float32], count: int) -> None:
+        expected = (count, len(self.bundle.labels))
         if scores.shape != expected:
             raise ModelUnusable(f"{self.bundle.ref}: one row per image expected, {expected}. Received: {scores.shape}")
         if not (np.isfinite(scores).all() and np.allclose(scores.sum(axis=1), 1, atol=_ROUNDING)):
@@ -59,7 +96,73 @@ class LoadedModel:
         if scores.size and (scores.min() < -_ROUNDING or scores.max() > 1 + _ROUNDING):
             message = f"{self.bundle.ref}: probabilities are not in [0, 1]. Received: {scores.min()} to {scores.max()}"
             raise ModelUnusable(message)
-        return scores.clip(0, 1)
+
+    def _calibrate(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Move the share of the findings as the bundle says; within findings and others the proportions stay."""
+        if self.bundle.calibration is None:
+            return scores
+        positive = np.isin(self.bundle.labels, self.bundle.positive_labels)
+        before = scores[:, positive].sum(axis=1, dtype=np.float64)
+        after = self.bundle.calibration.apply(before)
+        factors = np.where(
+            positive,
+            (after / np.maximum(before, 1e-12))[:, None],
+            ((1 - after) / np.maximum(1 - before, 1e-12))[:, None],
+        )
+        moved = (scores * factors).astype(np.float32)
+        # Where nothing was left to share out in proportion, the calibrated share still has to sum to 1.
+        return np.asarray(moved / moved.sum(axis=1, keepdims=True), np.float32)
+
+    def refused(self, scores: Scores) -> NDArray[np.bool_]:
+        """(N,) whether each image is too unlike those of the training to be judged."""
+        if self.bundle.gate is None or scores.novelty is None:
+            return np.zeros(len(scores.probabilities), np.bool_)
+        return ~(scores.novelty <= self.bundle.gate.threshold)
+
+    def judge(
+        self, batch: NDArray[np.float32], instance_ids: Sequence[int], ages: Sequence[float | None] = ()
+    ) -> "list[Prediction | NotAssessable]":
+        """Score images and interpret the scores.
+
+        Args:
+            batch: (N, size, size, channels) float32.
+            instance_ids: N row ids, 0 where there is none.
+            ages: N ages of the patients in years, None where unknown; empty: all unknown.
+
+        Returns:
+            For each image its prediction, or why the model does not judge it.
+
+        Raises:
+            ModelUnusable: As `predict`.
+        """
+        scores = self.explain(batch)
+        refused = self.refused(scores)
+        spec = self.bundle.preprocess
+        means = batch.mean(axis=(1, 2, 3), dtype=np.float64) * spec.scale + spec.mean
+        stds = batch.std(axis=(1, 2, 3), dtype=np.float64) * spec.scale
+        judged: list[Prediction | NotAssessable] = []
+        for number, instance_id in enumerate(instance_ids):
+            if refused[number]:
+                assert scores.novelty is not None
+                assert self.bundle.gate is not None
+                told = f"{scores.novelty[number]:.2f}, above {self.bundle.gate.threshold:.2f}"
+                message = f"does not look like what {self.bundle.ref} was trained on. Received: novelty {told}"
+                judged.append(NotAssessable(Reason.UNFAMILIAR, message))
+                continue
+            age = ages[number] if ages else None
+            limits = self.bundle.age_years
+            strange = age is not None and limits is not None and not limits[0] <= age <= limits[1]
+            made = self.interpret(scores.probabilities[number], instance_id)
+            judged.append(
+                replace(
+                    made,
+                    flags=(AGE_OUTSIDE_TRAINING,) if strange else (),
+                    input_mean=float(means[number]),
+                    input_std=float(stds[number]),
+                    attachments=() if scores.heat is None else (heat_attachment(scores.heat[number]),),
+                )
+            )
+        return judged
 
     def interpret(self, scores: NDArray[np.float32], instance_id: int) -> Prediction:
         """Turn one image's (labels,) probabilities into a prediction by the bundle's labels and threshold."""
@@ -79,6 +182,18 @@ class LoadedModel:
             preprocess_digest=bundle.preprocess.digest,
             scored_at=datetime.now(UTC),
         )
+
+
+def heat_attachment(heat: NDArray[np.float32]) -> Attachment:
+    """A heat map as a grey PNG of the same size: white is what spoke most for a finding.
+
+    Args:
+        heat: (h, w) float32 ≥ 0.
+    """
+    highest = float(heat.max())
+    grey = np.rint(heat / highest * 255) if highest > 0 else np.zeros_like(heat)
+    _, content = cv2.imencode(".png", grey.astype(np.uint8))
+    return Attachment("heat", "image/png", content.tobytes())
 
 
 def resolve(target: str, plugin: str) -> Any:

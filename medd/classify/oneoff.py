@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import LoadedModel
-from medd.dicom.headers import inspect_file
-from medd.errors import InputError, TransientError
+from medd.dicom.headers import age_in_years, inspect_file
+from medd.errors import InputError, NotAssessable, TransientError
 from medd.imaging import load, preprocess
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
@@ -24,7 +24,7 @@ BATCH_SIZE = 32
 #: The keys of a row: those of `medd results`, without what only the database knows.
 COLUMNS = (
     "path sop_instance_uid series_instance_uid study_instance_uid patient_id accession_number status "
-    "reason model label positive probability probabilities threshold scored_at"
+    "reason model label positive probability probabilities threshold scored_at flags"
 ).split()
 
 
@@ -59,7 +59,7 @@ class Judged:
             "status": str(Status.SCORED if made else Status.NOT_ASSESSED),
             "reason": self.reason,
         }
-        scores = ("model", "label", "positive", "probability", "probabilities", "threshold", "scored_at")
+        scores = ("model", "label", "positive", "probability", "probabilities", "threshold", "scored_at", "flags")
         return values | {name: getattr(made, name) if made else None for name in scores}
 
 
@@ -90,12 +90,17 @@ def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
 
 def _score(opened: Sequence[Judged], model: LoadedModel) -> Iterator[Judged]:
     images = [one.image for one in opened if one.image is not None]
-    scores: Iterator[NDArray[np.float32]] = iter(())
+    verdicts: Iterator[Prediction | NotAssessable] = iter(())
     if images:
         batch = np.stack([preprocess(image, model.bundle.preprocess) for image in images])
-        scores = iter(model.predict(batch))
+        ages = [age_in_years(one.header.patient_age) for one in opened if one.image is not None]
+        verdicts = iter(model.judge(batch, [0] * len(images), ages))
     for one in opened:
         if one.image is None:
             yield one
+            continue
+        verdict = next(verdicts)
+        if isinstance(verdict, NotAssessable):
+            yield Judged(one.path, one.header, one.image, None, verdict.reason, str(verdict))
         else:
-            yield Judged(one.path, one.header, one.image, model.interpret(next(scores), instance_id=0))
+            yield Judged(one.path, one.header, one.image, verdict)

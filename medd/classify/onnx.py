@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medd.classify.classifier import Scores
 from medd.errors import ModelUnusable
 
 MODEL = "model.onnx"
 
 
 class OnnxClassifier:
-    """A network with one input (N, size, size, channels) and one output (N, 1) or (N, labels), float32.
+    """A network with one input (N, size, size, channels) float32.
 
-    One output is a sigmoid, the probability of the second label; several are a softmax, one for each label.
+    Its output "probabilities", or its only one, is (N, labels), or (N, 1) for a sigmoid, the probability of the second
+    label. The outputs "novelty" (N, 1) and "heat" (N, h, w) may come with it; see `medd.classify.classifier.Scores`.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -29,11 +31,25 @@ class OnnxClassifier:
         except Exception as error:  # onnxruntime's own classes differ from release to release
             raise ModelUnusable(f"{path}: not a network that ONNX Runtime can load. Received: {error}") from error
         self._input = self._session.get_inputs()[0].name
+        names = [output.name for output in self._session.get_outputs()]
+        self._main = "probabilities" if "probabilities" in names else names[0]
+        self._extra = [name for name in ("novelty", "heat") if name in names]
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score (N, size, size, channels) float32 → (N, labels) float32 probabilities."""
-        scores: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
-        return np.concatenate([1 - scores, scores], axis=1) if scores.shape[1] == 1 else scores
+        return _both(self._session.run([self._main], {self._input: batch})[0])
+
+    def explain(self, batch: NDArray[np.float32]) -> Scores:
+        """Score (N, size, size, channels) float32, with novelty and heat where the network has them."""
+        scores, *extra = self._session.run([self._main, *self._extra], {self._input: batch})
+        told = dict(zip(self._extra, extra, strict=True))
+        novelty = told.get("novelty")
+        return Scores(_both(scores), None if novelty is None else novelty.reshape(-1), told.get("heat"))
+
+
+def _both(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A sigmoid's (N, 1) as (N, 2); a softmax as it is."""
+    return np.concatenate([1 - scores, scores], axis=1) if scores.shape[1] == 1 else scores
 
 
 def load(folder: Path, threads: int = 0) -> OnnxClassifier:

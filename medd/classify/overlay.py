@@ -9,12 +9,14 @@ from medd.records import Prediction
 
 WIDTH = 768
 _BAND = 76
+#: How much of the hottest spot is colour.
+_HEAT_SHARE = 0.55
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FINDING, _NO_FINDING, _GREY = (80, 170, 255), (230, 230, 230), (170, 170, 170)  # BGR
 
 
 def draw(image: NDArray[np.float32], prediction: Prediction) -> NDArray[np.uint8]:
-    """Draw an image with the label, its probability, the model and the disclaimer beneath.
+    """Draw an image with what speaks for a finding in colour, and the label, its probability and the model beneath.
 
     Args:
         image: (H, W) float32 in [0, 1].
@@ -29,6 +31,9 @@ def draw(image: NDArray[np.float32], prediction: Prediction) -> NDArray[np.uint8
     grey = np.clip(resized * 255, 0, 255).astype(np.uint8)
     picture = np.zeros((height + _BAND, WIDTH, 3), np.uint8)
     picture[:height] = grey[..., np.newaxis]
+    for attachment in prediction.attachments:
+        if attachment.name == "heat" and prediction.positive:
+            picture[:height] = _warm(picture[:height], attachment.content)
     comparison = "at or above" if prediction.positive else "below"
     headline = f"{prediction.label}   p = {prediction.probability:.3f}"
     model = f"{comparison} the threshold {prediction.threshold:.3f} of {prediction.model}"
@@ -40,3 +45,17 @@ def draw(image: NDArray[np.float32], prediction: Prediction) -> NDArray[np.uint8
     ):
         cv2.putText(picture, text, (12, height + row), _FONT, size, tint, 1, cv2.LINE_AA)
     return picture
+
+
+def _warm(picture: NDArray[np.uint8], content: bytes) -> NDArray[np.uint8]:
+    """Lay a heat map over a picture: the hotter, the more colour; where nothing speaks for a finding, the film itself.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        content: The heat map as a grey PNG of any size.
+    """
+    small = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    heat = cv2.resize(small, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_CUBIC)
+    share = (heat.astype(np.float32) / 255)[..., np.newaxis] * _HEAT_SHARE
+    colours = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)
+    return np.asarray(picture * (1 - share) + colours * share, np.uint8)

@@ -45,12 +45,14 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the bundle.  [default: HOME/models/NAME-VERSION]")
     ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
     home: Home = None,
     config: Config = None,
 ) -> None:
     """Train a network on labelled radiographs and write its bundle."""
     from medd import pipeline, plugins, settings
     from medd.learn import train as learn
+    from medd.learn.options import read_options
 
     given: dict[str, Any] = {
         "network": network,
@@ -58,7 +60,6 @@ def train(
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
         "seed": seed,
-        "learning_rate": learning_rate,
         "dropout": dropout,
         "head": head,
         "patience": patience,
@@ -66,14 +67,15 @@ def train(
         "sensitivity": sensitivity,
         "name": name,
         "version": version,
+        "optimizer": {"learning_rate": learning_rate},
         "preprocess": {"size": size, "channels": channels},
         "augmentation": {"rotation_deg": rotation, "shift": shift, "zoom": zoom, "flip": flip},
     }
     known = settings.load(home, config)
-    options = learn.read_options(recipe, given)
+    options = read_options(recipe, given)
     folder = output or known.models_dir / f"{options.bundle_name}-{options.version}"
     specs = plugins.classifiers(pipeline.load_plugins(known))
-    made = learn.train(data, folder, options, specs)
+    made = learn.train(data, folder, options, specs, tensorboard=tensorboard)
     measured = made.evaluation
     typer.echo(f"{made.ref}: {folder}")
     for metric in ("accuracy", "auroc", "sensitivity", "specificity"):

@@ -83,6 +83,13 @@ _WANTED = frozenset(
 )
 
 
+def age_in_years(text: str) -> float | None:
+    """An Age String (PS3.5 section 6.2, VR AS) such as 004Y, 018M, 006W or 003D in years; None for anything else."""
+    number, unit = text[:-1], text[-1:]
+    days = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}.get(unit)
+    return int(number) * days / 365.25 if days and len(number) == 3 and number.isascii() and number.isdigit() else None
+
+
 class _Unusual(Exception):
     """The walk met something that is left to pydicom."""
 

@@ -23,6 +23,8 @@ class PreprocessSpec(BaseModel):
     channels: Literal[1, 3] = 3
     #: "stretch" ignores the aspect ratio, as the article does; "pad" keeps it and fills with black.
     fit: Literal["stretch", "pad"] = "stretch"
+    #: Equalise the histogram of the fitted image: what is left is the order of the greys, not the film or the exposure.
+    equalise: bool = False
     #: Output = (x - mean) / scale for x in [0, 1].
     mean: float = 0.0
     scale: float = Field(default=1.0, gt=0)
@@ -35,7 +37,10 @@ class PreprocessSpec(BaseModel):
     @property
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 over the spec's canonical JSON."""
-        canonical = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump()
+        if not self.equalise:
+            del values["equalise"]  # specs are older than this field
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -60,6 +65,8 @@ def fit(image: NDArray[np.float32], spec: PreprocessSpec) -> NDArray[np.float32]
         # INTER_AREA averages what it drops: fine structure does not alias, whatever the film's size.
         shrink = height >= size and width >= size
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    if spec.equalise:
+        image = cv2.equalizeHist(np.rint(image * 255).astype(np.uint8)).astype(np.float32) / np.float32(255)
     return image
 
 

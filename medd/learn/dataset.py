@@ -4,18 +4,18 @@ Every file is decoded once, by `medd.imaging`, as in serving. The parts that jud
 what serving computes; the training part, which is warped anyway, is kept as uint8 and takes a quarter of the memory.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from medd.errors import InputError
 from medd.imaging import PreprocessSpec, fit, load, normalise
+from medd.learn.augment import Augmentation
 from medd.learn.manifest import Sample, Skipped
 
 
@@ -74,71 +74,60 @@ def decode(
     return Part(kept, images[: len(kept)], truth, spec), skipped
 
 
-class Augmentation(BaseModel):
-    """How far training may move an image. All zero and False: not at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: Rotation by up to ± this many degrees.
-    rotation_deg: float = Field(default=10, ge=0, le=180)
-    #: Shift by up to ± this part of the side, in x and in y.
-    shift: float = Field(default=0.1, ge=0, lt=1)
-    #: Scale between 1 - zoom and 1 + zoom, in x and in y independently (as Keras' ImageDataGenerator does).
-    zoom: float = Field(default=0.2, ge=0, lt=1)
-    #: Mirror every other image, left to right.
-    flip: bool = True
-
-    @property
-    def is_none(self) -> bool:
-        """Whether it leaves every image as it is."""
-        return not (self.rotation_deg or self.shift or self.zoom or self.flip)
-
-    def warp(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Move an image by one random affine map about its centre; edge pixels fill what comes in.
-
-        Args:
-            image: (size, size) uint8.
-            rng: Draws six numbers, whatever the amounts.
-
-        Returns:
-            (size, size) uint8.
-        """
-        angle, shift_x, shift_y, zoom_x, zoom_y, mirror = rng.uniform(-1, 1, 6)
-        turn = np.deg2rad(angle * self.rotation_deg)
-        scale_x, scale_y = 1 + zoom_x * self.zoom, 1 + zoom_y * self.zoom
-        if self.flip and mirror < 0:
-            scale_x = -scale_x
-        # WARP_INVERSE_MAP: the matrix takes a pixel of the result to its place in the source.
-        linear = np.array(
-            [[np.cos(turn) * scale_x, -np.sin(turn) * scale_y], [np.sin(turn) * scale_x, np.cos(turn) * scale_y]]
-        )
-        size = image.shape[0]
-        centre = np.full(2, (size - 1) / 2)
-        offset = centre - linear @ centre + np.array([shift_x, shift_y]) * self.shift * size
-        matrix = np.column_stack([linear, offset])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(warped, np.uint8)
-
-
 def batches(
-    part: Part, augmentation: Augmentation, batch_size: int, seed: int
+    part: Part,
+    targets: NDArray[np.int32],
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: Sequence[int],
+    *,
+    balanced: bool = False,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
     """Shuffled, augmented batches without end: after the last image the part starts again in another order.
 
+    Args:
+        part: The images, uint8.
+        targets: (N,) what the network is to say of each.
+        augmentation: What is done to each image.
+        batch_size: Images in a batch.
+        seed: Of order and augmentation.
+        balanced: Every label of the part equally often, however many images it has; else every image.
+
     Yields:
-        (batch_size, size, size, channels) float32 inputs and (batch_size, 1) int32 label indices.
+        (batch_size, size, size, channels) float32 inputs and (batch_size, 1) int32 targets.
     """
     rng = np.random.default_rng(seed)
-    order = np.empty(0, np.intp)
+    everything = np.arange(len(part))
+    pools = [everything[part.truth == label] for label in np.unique(part.truth)] if balanced else [everything]
+    orders = [_order_without_end(pool, rng) for pool in pools]
+    turn = 0
     while True:
-        while len(order) < batch_size:
-            order = np.concatenate([order, rng.permutation(len(part))])
-        chosen, order = order[:batch_size], order[batch_size:]
+        chosen = np.empty(batch_size, np.intp)
+        for place in range(batch_size):
+            chosen[place] = next(orders[turn % len(orders)])
+            turn += 1
         images = part.images[chosen]
         if not augmentation.is_none:
-            images = np.stack([augmentation.warp(image, rng) for image in images])
-        yield normalise(_unit(images), part.spec), part.truth[chosen, np.newaxis]
+            images = np.stack([augmentation.apply(image, rng) for image in images])
+        yield normalise(_unit(images), part.spec), targets[chosen, np.newaxis]
+
+
+def _order_without_end(pool: NDArray[np.intp], rng: np.random.Generator) -> Iterator[np.intp]:
+    while True:
+        yield from rng.permutation(pool)
+
+
+def ahead(
+    stream: Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]], count: int, depth: int = 4
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    """Give the first `count` batches of a stream, made by another thread while the network works on those before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
+        waiting = deque(maker.submit(next, stream) for _ in range(min(depth, count)))
+        for number in range(count):
+            batch = waiting.popleft().result()
+            if number + depth < count:
+                waiting.append(maker.submit(next, stream))
+            yield batch
 
 
 def _unit(images: NDArray[Any]) -> NDArray[np.float32]:

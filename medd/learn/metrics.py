@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from medd.registry.bundle import Calibration
+
 #: Those of `figures`, each of which gets an interval.
 METRICS = ("accuracy", "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 #: Draws that are computed at once: bounds the memory.
@@ -60,7 +62,7 @@ def _weighted(
     """
     if not len(score):
         return {name: np.full(len(weights), np.nan) for name in METRICS}
-    positive = score >= threshold
+    positive, both = score >= threshold, truth.any() and not truth.all()
     order = np.argsort(score)[::-1]
     first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # where each run of equal scores begins
     found = np.add.reduceat((weights * truth)[:, order], first, axis=1)
@@ -72,11 +74,12 @@ def _weighted(
             # A pair of a finding and a clear image counts when the finding scores higher, a half when equal.
             "auroc": (clear * (tp - found / 2)).sum(axis=1) / (tp[:, -1] * fp[:, -1]),
             # Average precision, without interpolation: the mean over the findings of the precision at their score.
-            "auprc": (found * np.nan_to_num(tp / (tp + fp))).sum(axis=1) / tp[:, -1],
+            "auprc": (found * np.nan_to_num(tp / (tp + fp))).sum(axis=1) / np.where(fp[:, -1], tp[:, -1], np.nan),
             "sensitivity": _share(weights, positive, truth),
             "specificity": _share(weights, ~positive, ~truth),
-            "ppv": _share(weights, truth, positive),
-            "npv": _share(weights, ~truth, ~positive),
+            # Of one class alone both are 0 or 1 whatever the model.
+            "ppv": _share(weights, truth, positive) if both else np.full(len(weights), np.nan),
+            "npv": _share(weights, ~truth, ~positive) if both else np.full(len(weights), np.nan),
             "brier": weights @ (score - truth) ** 2 / weights.sum(axis=1),
             "ece": _calibration_error(truth, score, weights),
         }
@@ -149,3 +152,28 @@ def threshold_for(truth: NDArray[np.bool_], score: NDArray[np.floating], sensiti
     found = np.sort(score[truth])
     may_miss = int((1 - sensitivity) * len(found))
     return math.floor(float(found[may_miss]) * 10_000) / 10_000
+
+
+def calibrate(truth: NDArray[np.bool_], score: NDArray[np.floating], prevalence: float) -> Calibration:
+    """Fit Platt's line to the log-odds of a score (Platt 1999, with his softened targets).
+
+    Args:
+        truth: (N,) whether the finding is there.
+        score: (N,) probability of the finding, in [0, 1].
+        prevalence: Share of findings among the images for which the result is to hold: findings and others are weighed
+            accordingly, however many of each there are here.
+    """
+    from scipy.optimize import minimize
+
+    p = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
+    logit = np.log(p / (1 - p))
+    found, others = int(truth.sum()), int((~truth).sum())
+    target = np.where(truth, (found + 1) / (found + 2), 1 / (others + 2))
+    weight = np.where(truth, prevalence / max(found, 1), (1 - prevalence) / max(others, 1))
+
+    def loss(line: NDArray[np.float64]) -> float:
+        z = np.exp(line[0]) * logit + line[1]  # the slope stays positive: a higher score is never less likely
+        return float((weight * (np.logaddexp(0, z) - target * z)).sum())
+
+    slope, intercept = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10}).x
+    return Calibration(slope=round(float(np.exp(slope)), 6), intercept=round(float(intercept), 6))

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from medd.records import Prediction, Status
-from medd.store.tables import instance, job, prediction, results
+from medd.records import Attachment, Prediction, Status
+from medd.store.tables import attachment, instance, job, prediction, results
 
 
 def locate(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
@@ -43,7 +43,26 @@ def _put_predictions(connection: Connection, made: Sequence[Prediction], *, curr
     upsert = insert.on_conflict_do_update(
         index_elements=["instance_id", "model"], set_=changed, where=None if current else prediction.c.shadow
     )
-    connection.execute(upsert, [{**asdict(one), "current": current, "shadow": not current} for one in made])
+    rows = [asdict(one) | {"current": current, "shadow": not current} for one in made]
+    attached = [
+        {"instance_id": row["instance_id"], "model": row["model"], **one}
+        for row in rows
+        for one in row.pop("attachments")
+    ]
+    connection.execute(upsert, rows)
+    if attached:
+        put = _insert(connection, attachment)
+        keys = ["instance_id", "model", "name"]
+        newer = {name: put.excluded[name] for name in ("media_type", "content")}
+        connection.execute(put.on_conflict_do_update(index_elements=keys, set_=newer), attached)
+
+
+def find_attachments(connection: Connection, instance_id: int) -> tuple[Attachment, ...]:
+    """What explains the current prediction of an instance."""
+    columns = sa.select(attachment.c.name, attachment.c.media_type, attachment.c.content)
+    on = (attachment.c.instance_id == prediction.c.instance_id) & (attachment.c.model == prediction.c.model)
+    wanted = columns.join(prediction, on).where(prediction.c.instance_id == instance_id, prediction.c.current)
+    return tuple(Attachment(*row) for row in connection.execute(wanted.order_by(attachment.c.name)))
 
 
 def _insert(connection: Connection, table: sa.Table) -> Any:

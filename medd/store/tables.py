@@ -16,8 +16,10 @@ from sqlalchemy import (
     Dialect,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -249,6 +251,23 @@ prediction = Table(
     ),
     Index(None, "label", "probability"),
     Index(None, "probability"),
+)
+
+#: What explains a prediction: a heat map, and what plugins add.
+attachment = Table(
+    "attachment",
+    metadata,
+    Column("instance_id", Id, nullable=False, primary_key=True),
+    Column("model", String(130), nullable=False, primary_key=True),
+    Column("name", String(64), nullable=False, primary_key=True),
+    Column("media_type", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    ForeignKeyConstraint(
+        ["instance_id", "model"],
+        [prediction.c.instance_id, prediction.c.model],
+        name="fk_attachment_prediction",
+        ondelete="CASCADE",
+    ),
 )
 
 #: A read-only view for people who come with SQL or pandas: the rows of `medd results --format json`.

@@ -79,6 +79,21 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_annotation_instance_id_reader_id"), "annotation", ["instance_id", "reader", "id"], unique=False
     )
+    op.create_table(
+        "attachment",
+        sa.Column("instance_id", Id, autoincrement=False, nullable=False),
+        sa.Column("model", sa.String(length=130), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("media_type", sa.String(length=64), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["instance_id", "model"],
+            ["prediction.instance_id", "prediction.model"],
+            name=op.f("fk_attachment_prediction"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("instance_id", "model", "name", name=op.f("pk_attachment")),
+    )
     # Replaced where the database can: the rights that people were given on the view stay.
     op.execute(f"CREATE {'' if sqlite else 'OR REPLACE '}VIEW results AS{RESULTS}")
 

@@ -14,5 +14,6 @@ def register_classifiers() -> list[ClassifierSpec]:
             name="paper",
             build="medd_pneumonia.paper_cnn:build",
             bundle=Path(__file__).parent / "bundles" / "paper-1",
-        )
+        ),
+        ClassifierSpec(name="pneumonia", build="medd_pneumonia.pneumonia_cnn:build"),
     ]

@@ -23,9 +23,8 @@ def build(
     *,
     head: Literal["sigmoid", "softmax"] = "sigmoid",
     dropout: float = 0.5,
-    learning_rate: float = 1e-3,
 ) -> "keras.Model":
-    """Build and compile the network.
+    """Build the network.
 
     Args:
         input_shape: (H, W, C) of one image; the article's is (150, 150, 3).
@@ -33,13 +32,11 @@ def build(
         head: "sigmoid" is one output, the probability of the second label, as in the article; "softmax" is one
             output for each label. More than two labels are always a softmax.
         dropout: Rate before the last layer, in [0, 1).
-        learning_rate: Of Adam.
 
     Returns:
-        A compiled model: (N, H, W, C) float32 → (N, 1) or (N, n_labels) float32 in [0, 1]. Its targets are label
-        indices, (N, 1).
+        A model: (N, H, W, C) float32 → (N, 1) or (N, n_labels) float32 in [0, 1].
     """
-    from keras import Input, Model, layers, optimizers
+    from keras import Input, Model, layers
 
     # === Features ===
     inputs = Input(input_shape, name="image")
@@ -57,11 +54,4 @@ def build(
         1 if binary else n_labels, activation="sigmoid" if binary else "softmax", name="predictions"
     )(x)
 
-    # === Training ===
-    model = Model(inputs, outputs, name="paper_cnn")
-    model.compile(
-        optimizer=optimizers.Adam(learning_rate),
-        loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
+    return Model(inputs, outputs, name="paper_cnn")

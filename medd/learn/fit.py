@@ -1,0 +1,281 @@
+"""The loop that trains a network, epoch by epoch, and goes on where it was killed."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medd.classify.classifier import resolve
+from medd.errors import ModelUnusable
+from medd.hookspecs import ClassifierSpec
+from medd.learn.dataset import Part, ahead, batches
+from medd.learn.manifest import Sample
+from medd.learn.options import OptimizerOptions, TrainOptions
+
+if TYPE_CHECKING:
+    import keras
+
+#: Called when an epoch has ended, with its number from 1, the model as it would be kept now, and its figures.
+OnEpoch = Callable[[int, "keras.Model", dict[str, float]], None]
+
+_CHECKPOINT = "checkpoint.npz"
+#: A pretrained backbone is fine-tuned at this part of the learning rate (Keras' guide to transfer learning).
+_FINE_TUNING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What the network tells apart: the labels, or finer ones that belong to them.
+
+    Attributes:
+        names: One for each output.
+        label_of: (K,) for each output the index of its label.
+    """
+
+    names: tuple[str, ...]
+    label_of: NDArray[np.intp]
+
+    def targets(self, samples: Sequence[Sample], pattern: str) -> NDArray[np.int32]:
+        """(N,) int32: the output that is right for each sample."""
+        return np.array([self.names.index(_class_of(s, pattern)) for s in samples], np.int32)
+
+
+def classes_of(samples: Sequence[Sample], labels: Sequence[str], pattern: str) -> Classes:
+    """The classes in the order of their labels; see `TrainOptions.sublabels`."""
+    found = {(labels.index(s.label), _class_of(s, pattern)) for s in samples}
+    ordered = sorted(found)
+    return Classes(tuple(name for _, name in ordered), np.array([label for label, _ in ordered]))
+
+
+def _class_of(sample: Sample, pattern: str) -> str:
+    match = re.search(pattern, sample.path.stem) if pattern else None
+    return f"{sample.label}/{match[1]}" if match and match[1] else sample.label
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network, with the weights that are kept."""
+
+    model: "keras.Model"
+    #: Quantity, and "val_" + quantity → one value for each epoch.
+    history: dict[str, list[float]]
+    #: The epoch, from 1, that the weights are of.
+    epoch: int
+
+
+def fit(
+    spec: ClassifierSpec,
+    parts: dict[str, Part],
+    classes: Classes,
+    options: TrainOptions,
+    console: Console,
+    *,
+    work: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Fitted:
+    """Build and train a network.
+
+    Args:
+        spec: The classifier; its `build` makes the network, its `thaw` frees a frozen backbone.
+        parts: "train" (uint8) and "val" (float32).
+        classes: What it is to tell apart.
+        options: The recipe.
+        console: Where progress is told.
+        work: A folder for the checkpoint; a run that was killed goes on from the last epoch that it ended. None keeps
+            no checkpoint.
+        on_epoch: Told of every epoch of this call, not of those before a checkpoint.
+
+    Raises:
+        ModelUnusable: Training diverged.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(options.seed)
+    tf.config.experimental.enable_op_determinism()
+    state = _State(spec, options, classes, options.preprocess.input_shape)
+    checkpoint = work / _CHECKPOINT if work else None
+    if checkpoint and checkpoint.is_file():
+        state.restore(checkpoint)
+        console.print(f"goes on after epoch {state.epoch}", highlight=False)
+    targets = classes.targets(parts["train"].samples, options.sublabels)
+    val_inputs = parts["val"].inputs()
+    val_targets = state.encode(classes.targets(parts["val"].samples, options.sublabels)[:, np.newaxis])
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        done = state.epoch * options.steps_per_epoch
+        task = progress.add_task("", total=options.epochs * options.steps_per_epoch, completed=done)
+        while state.epoch < options.epochs and not state.is_over:
+            state.begin_epoch()
+            # Each epoch has a seed of its own, so that a run can go on from any of them.
+            stream = batches(
+                parts["train"],
+                targets,
+                options.augmentation,
+                options.batch_size,
+                (options.seed, state.epoch),
+                balanced=options.balanced,
+            )
+            # No `fit`: of a Python generator it makes a tf.data pipeline, which tells malloc to hand every freed
+            # buffer back to the system (generator_dataset_op.cc, M_TRIM_THRESHOLD): a third of the processor time went
+            # to page faults.
+            figures: defaultdict[str, float] = defaultdict(float)
+            for inputs, truth in ahead(stream, options.steps_per_epoch):
+                # Keras gives the figures of this one batch.
+                told = state.model.train_on_batch(inputs, state.encode(truth), return_dict=True)
+                state.average_step()
+                for name, value in told.items():
+                    figures[name] += float(value) / options.steps_per_epoch
+                progress.advance(task)
+            state.swap()
+            judged = state.model.evaluate(val_inputs, val_targets, batch_size=64, verbose=0, return_dict=True)
+            figures.update({f"val_{name}": float(value) for name, value in judged.items()})
+            state.end_epoch(dict(figures))
+            text = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            console.print(f"epoch {state.epoch}/{options.epochs} {text}", highlight=False)
+            if on_epoch:
+                on_epoch(state.epoch, state.model, dict(figures))
+            state.swap()
+            if checkpoint:
+                state.save(checkpoint)
+    return state.kept()
+
+
+class _State:
+    """Everything that a checkpoint holds, and the network it belongs to."""
+
+    def __init__(
+        self, spec: ClassifierSpec, options: TrainOptions, classes: Classes, shape: tuple[int, int, int]
+    ) -> None:
+        build = resolve(spec.build, spec.name)
+        self._spec, self._options = spec, options
+        self._outputs = len(classes.names)
+        self.model = build(shape, self._outputs, head=options.head, dropout=options.dropout, **options.network_options)
+        self._binary = self.model.output_shape[-1] == 1
+        self._thawed = False
+        self._compile(options.epochs, 1.0)
+        self._average: list[NDArray[Any]] = []
+        if options.optimizer.average:
+            self._average = [np.array(v) for v in self.model.trainable_variables]
+        self.epoch = self._steps = 0
+        self.history: dict[str, list[float]] = {}
+        self._best_loss, self._best_epoch = np.inf, 0
+        self._best: list[NDArray[Any]] = []
+
+    def _compile(self, epochs: int, factor: float) -> None:
+        import keras
+
+        loss: Any
+        if self._binary:
+            loss = keras.losses.BinaryCrossentropy(label_smoothing=self._options.label_smoothing)
+        else:
+            loss = keras.losses.CategoricalCrossentropy(label_smoothing=self._options.label_smoothing)
+        steps = epochs * self._options.steps_per_epoch
+        optimizer = _optimizer(self._options.optimizer, steps, factor)
+        self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        optimizer.build(self.model.trainable_variables)
+
+    def encode(self, truth: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(N, 1) indices → what the loss compares with: (N, 1), or (N, K) with a one at each index."""
+        if self._binary:
+            return truth.astype(np.float32)
+        return np.eye(self._outputs, dtype=np.float32)[truth[:, 0]]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether validation has not improved for as long as the recipe waits."""
+        return bool(self._options.patience) and self.epoch - self._best_epoch >= self._options.patience
+
+    def begin_epoch(self) -> None:
+        """Free the backbone when its time has come."""
+        frozen = self._options.frozen_epochs
+        if frozen and self._spec.thaw and not self._thawed and self.epoch >= frozen:
+            resolve(self._spec.thaw, self._spec.name)(self.model)
+            self._thawed = True
+            self._compile(self._options.epochs - frozen, _FINE_TUNING)
+            if self._average:
+                self._average = [np.array(v) for v in self.model.trainable_variables]
+
+    def average_step(self) -> None:
+        """Move the average towards the weights; quickly at first, when they have not settled."""
+        if self._average:
+            self._steps += 1
+            momentum = min(self._options.optimizer.average, (1 + self._steps) / (10 + self._steps))
+            for average, variable in zip(self._average, self.model.trainable_variables, strict=True):
+                average *= momentum
+                average += (1 - momentum) * np.asarray(variable)
+
+    def swap(self) -> None:
+        """Exchange the weights and their average."""
+        for number, average in enumerate(self._average):
+            variable = self.model.trainable_variables[number]
+            self._average[number] = np.array(variable)
+            variable.assign(average)
+
+    def end_epoch(self, figures: dict[str, float]) -> None:
+        """Note the figures of an epoch, and its weights where they are the best."""
+        self.epoch += 1
+        for name, value in figures.items():
+            self.history.setdefault(name, []).append(value)
+        better = self._options.keep == "last" or figures["val_loss"] < self._best_loss
+        if better and np.isfinite(figures["val_loss"]):
+            self._best_loss, self._best_epoch = figures["val_loss"], self.epoch
+            self._best = self.model.get_weights()
+
+    def kept(self) -> Fitted:
+        """The model with the weights to keep."""
+        if not self._best_epoch:
+            raise ModelUnusable(
+                f"training diverged; a lower learning rate may help. Received: {self.history.get('val_loss')}"
+            )
+        self.model.set_weights(self._best)
+        return Fitted(self.model, self.history, self._best_epoch)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; it is there whole or not at all."""
+        arrays = {f"variable_{n}": np.asarray(v) for n, v in enumerate(self._variables())}
+        arrays |= {f"average_{n}": v for n, v in enumerate(self._average)}
+        arrays |= {f"best_{n}": v for n, v in enumerate(self._best)}
+        told = {"epoch": self.epoch, "steps": self._steps, "history": self.history}
+        told |= {"best_loss": self._best_loss, "best_epoch": self._best_epoch}
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **arrays, state=np.array(json.dumps(told)))  # type: ignore[arg-type]
+        part.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Take up a checkpoint of the same recipe."""
+        with np.load(path) as saved:
+            told = json.loads(str(saved["state"]))
+            self.epoch, self._steps, self.history = told["epoch"], told["steps"], told["history"]
+            self._best_loss, self._best_epoch = told["best_loss"], told["best_epoch"]
+            if self.epoch > self._options.frozen_epochs:
+                self.begin_epoch()
+            for number, variable in enumerate(self._variables()):
+                variable.assign(saved[f"variable_{number}"])
+            self._average = [saved[f"average_{n}"] for n in range(len(self._average))]
+            self._best = [saved[f"best_{n}"] for n in range(sum(name.startswith("best_") for name in saved.files))]
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+
+def _optimizer(options: OptimizerOptions, steps: int, factor: float) -> Any:
+    from keras import optimizers
+
+    rate: Any = options.learning_rate * factor
+    if options.schedule == "cosine":
+        rise = max(1, steps // 10)
+        rate = optimizers.schedules.CosineDecay(0.0, max(1, steps - rise), warmup_target=rate, warmup_steps=rise)
+    clip = {"clipnorm": options.clip_norm} if options.clip_norm else {}
+    if options.name == "adamw":
+        return optimizers.AdamW(rate, weight_decay=options.weight_decay, **clip)
+    return optimizers.Adam(rate, **clip)

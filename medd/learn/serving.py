@@ -1,0 +1,214 @@
+"""From a trained network to the one that serves: probabilities, novelty and heat out of one pass.
+
+Everything learned is in the one graph that is exported, so that serving needs no more than a runtime.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medd.classify.classifier import LoadedModel
+from medd.errors import ModelUnusable
+from medd.imaging import PreprocessSpec
+from medd.learn.dataset import Part
+from medd.learn.fit import Classes
+
+if TYPE_CHECKING:
+    import keras
+
+#: The served network may differ from the trained one by this much in any probability.
+TOLERANCE = 1e-4
+
+#: Layers whose maps describe an image: their names begin so. The last of them is what the heat map explains.
+_MAPS = ("pool_", "features")
+#: Directions in feature space with a variance of their own; what is left shares one.
+_DIRECTIONS = 128
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Familiar:
+    """Where in feature space the training images lie: a probabilistic PCA (Tipping & Bishop 1999, sections 3 and 5.1).
+
+    Attributes:
+        mean: (D,) of the features.
+        scale: (D,) one over their standard deviation.
+        directions: (D, R) principal directions of the scaled features, each over its standard deviation.
+        axes: (D, R) the same directions with length 1.
+        rest: Variance, per dimension, in all other directions.
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    directions: NDArray[np.float32]
+    axes: NDArray[np.float32]
+    rest: float
+
+
+def feature_layers(model: "keras.Model") -> list[Any]:
+    """The layers whose maps describe an image, from the finest to the coarsest."""
+    return [layer for layer in model.layers if layer.name.startswith(_MAPS) and len(layer.output.shape) == 4]
+
+
+def _features(model: "keras.Model") -> Any:
+    """Symbolic (N, D): each map's mean over a coarse grid, which tells what is where.
+
+    A grid of 4 × 4 on fine maps and of 2 × 2 on coarse ones, whose many channels would outweigh the rest.
+    """
+    from keras import layers, ops
+
+    parts = []
+    for layer in feature_layers(model):
+        side = min(layer.output.shape[1:3])
+        grid = min(side, 4 if side >= 16 else 2)
+        pooled = layers.AveragePooling2D(side // grid, name=f"grid_{layer.name}")(layer.output)
+        parts.append(layers.Flatten(name=f"flat_{layer.name}")(pooled))
+    return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def familiar(model: "keras.Model", part: Part) -> Familiar | None:
+    """Learn what images of the training look like to the network; None where it names no maps.
+
+    Args:
+        model: The trained network.
+        part: The training part, not augmented.
+    """
+    import keras
+    from sklearn.decomposition import PCA
+
+    if not feature_layers(model):
+        return None
+    reader = keras.Model(model.input, _features(model))
+    starts = range(0, len(part), _BATCH)
+    features = np.concatenate([reader.predict_on_batch(part.inputs(n, n + _BATCH)) for n in starts]).astype(np.float64)
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # A feature that never moves (a dead unit) must not make every image that stirs it infinitely far.
+    scale = 1 / np.maximum(deviation, max(1e-6, 0.05 * float(np.median(deviation))))
+    scaled = (features - mean) * scale
+    count = min(_DIRECTIONS, len(features) // 4, scaled.shape[1] - 1)
+    fitted = PCA(count, svd_solver="covariance_eigh").fit(scaled)
+    total = float(scaled.var(axis=0).sum())
+    rest = max(total - float(fitted.explained_variance_.sum()), 1e-6) / (scaled.shape[1] - count)
+    axes = fitted.components_.T
+    directions = axes / np.sqrt(np.maximum(fitted.explained_variance_, rest))
+    return Familiar(
+        mean.astype(np.float32), scale.astype(np.float32), directions.astype(np.float32), axes.astype(np.float32), rest
+    )
+
+
+def serving_model(
+    model: "keras.Model", classes: Classes, positive: Sequence[int], known: Familiar | None
+) -> "keras.Model":
+    """Build the network that serves.
+
+    Args:
+        model: The trained network: (N, size, size, C) → (N, 1) sigmoid or (N, K) softmax.
+        classes: What its outputs stand for.
+        positive: Indices of the labels that are a finding.
+        known: What the training images look like.
+
+    Returns:
+        A model with the outputs "probabilities" (N, labels); where `known` is given "novelty" (N, 1), the distance from
+        the training images in standard deviations; and where the head can be followed backwards "heat" (N, h, w) ≥ 0,
+        Grad-CAM of the finding's log-odds (Selvaraju et al. 2017, eq. 1 and 2).
+    """
+    import keras
+    from keras import layers, ops
+
+    scores = model.output
+    if scores.shape[-1] == 1:
+        scores = ops.concatenate([1 - scores, scores], axis=1)
+    n_labels = int(classes.label_of.max()) + 1
+    summed = np.eye(n_labels, dtype=np.float32)[classes.label_of]
+    probabilities = ops.matmul(scores, summed)
+    outputs = {"probabilities": layers.Identity(name="probabilities")(probabilities)}
+    if known is not None:
+        scaled = (_features(model) - known.mean) * known.scale
+        along = ops.sum(ops.square(ops.matmul(scaled, known.directions)), axis=1)
+        inside = ops.sum(ops.square(ops.matmul(scaled, known.axes)), axis=1)
+        across = ops.maximum(ops.sum(ops.square(scaled), axis=1) - inside, 0.0) / known.rest
+        novelty = ops.sqrt((along + across) / len(known.mean))
+        outputs["novelty"] = layers.Identity(name="novelty")(ops.expand_dims(novelty, -1))
+    heat = _heat(model, scores, np.isin(classes.label_of, positive))
+    if heat is not None:
+        outputs["heat"] = layers.Identity(name="heat")(heat)
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def _heat(model: "keras.Model", scores: Any, finding: NDArray[np.bool_]) -> Any:
+    """Symbolic (N, h, w), or None for a head that this cannot follow.
+
+    The gradient of the log-odds of the finding, log(Σ finding p / Σ others p), is written out layer by layer through
+    the head (Flatten or GlobalAveragePooling2D, Dense with ReLU, Dropout, Dense): a runtime has no automatic one.
+    """
+    from keras import layers, ops
+
+    found = feature_layers(model)
+    if not found:
+        return None
+    maps = found[-1].output
+    head = model.layers[model.layers.index(found[-1]) + 1 :]
+    side = tuple(maps.shape[1:])
+    # d log-odds / d logit: a softmax within the findings, minus one within the others; of a sigmoid's logit it is 1.
+    inside, outside = finding.astype(np.float32), (~finding).astype(np.float32)
+    if head[-1].units == 1:
+        gradient = ops.ones_like(scores[:, 1:])
+    else:
+        share = scores * inside / (ops.sum(scores * inside, axis=1, keepdims=True) + 1e-12)
+        gradient = share - scores * outside / (ops.sum(scores * outside, axis=1, keepdims=True) + 1e-12)
+    for layer in reversed(head):
+        if isinstance(layer, layers.Dense):
+            if layer.activation.__name__ == "relu":
+                gradient = gradient * ops.cast(layer.output > 0, "float32")
+            elif layer is not head[-1] and layer.activation.__name__ != "linear":
+                return None
+            gradient = ops.matmul(gradient, np.asarray(layer.kernel).T)
+        elif isinstance(layer, layers.Flatten):
+            # Grad-CAM weighs each map by its mean gradient.
+            gradient = ops.mean(ops.reshape(gradient, (-1, side[0] * side[1], side[2])), axis=1)
+        elif isinstance(layer, layers.GlobalAveragePooling2D):
+            gradient = gradient / (side[0] * side[1])
+        elif not isinstance(layer, layers.Dropout):
+            return None
+    return ops.relu(ops.sum(maps * gradient[:, None, None, :], axis=-1))
+
+
+def export(model: "keras.Model", serving: "keras.Model", folder: Path, spec: PreprocessSpec) -> None:
+    """Write ``model.keras``, without the optimizer's state, and ``model.onnx``, whose batch size is open."""
+    import keras
+
+    network = keras.Model(model.input, model.output, name=model.name)
+    network.save(folder / "model.keras")
+    serving(np.zeros((1, *spec.input_shape), np.float32))  # export wants a model that has been called
+    with warnings.catch_warnings():
+        # tf2onnx 1.16 asks numpy for np.object, which numpy announces to change; nothing that a user can act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        serving.export(folder / "model.onnx", format="onnx", verbose=False)
+
+
+def difference(serving: "keras.Model", served: LoadedModel, part: Part) -> float:
+    """Compare what is served, before calibration, with what was trained; returns max |Δp|.
+
+    Raises:
+        ModelUnusable: It is above `TOLERANCE`.
+    """
+    trained = serving.predict(part.inputs(), batch_size=_BATCH, verbose=0)["probabilities"]
+    apart = float(np.abs(trained - served.predict(part.inputs())).max())
+    if not apart <= TOLERANCE:
+        raise ModelUnusable(
+            f"{served.bundle.ref}: the exported network does not compute what was trained "
+            f"(max |Δp| ≤ {TOLERANCE:g}). Received: {apart:.2e}"
+        )
+    return apart
+
+
+def novelty(served: LoadedModel, part: Part) -> NDArray[np.float32] | None:
+    """(N,) how far each image of a part is from the training; None where the model cannot tell."""
+    starts = range(0, len(part), _BATCH)
+    told = [served.explain(part.inputs(n, n + _BATCH)).novelty for n in starts]
+    return np.concatenate([one for one in told if one is not None]) if told and told[0] is not None else None
