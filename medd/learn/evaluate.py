@@ -1,5 +1,7 @@
 """What a model is worth on images it has not seen, measured with the runtime that serves it."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,22 +36,50 @@ def evaluate(model: LoadedModel, part: Part, *, resamples: int = 1000) -> dict[s
         resamples: For the 95 % intervals by patient; 0 leaves them out.
 
     Returns:
-        What ``medd evaluate --format json`` shows: n, patients, accuracy, auroc, sensitivity, specificity, brier, ece,
-        threshold, confusion {tn, fp, fn, tp}, model, and with `resamples` ci {metric: [low, high]}.
+        What `measure` gives, and model.
     """
     truth, scores = score(model, part)
-    threshold = model.bundle.threshold
     patients = [sample.patient for sample in part.samples]
+    figures = measure(truth, scores, model.bundle.threshold, patients, resamples=resamples)
+    return figures | {"model": model.bundle.ref}
+
+
+def measure(
+    truth: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    threshold: float,
+    patients: Sequence[str],
+    *,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Put the figures of some images together as JSON has them; what the images cannot tell is None.
+
+    Args:
+        truth: (N,) whether the finding is there.
+        scores: (N,) probability of the finding, in [0, 1].
+        threshold: In [0, 1].
+        patients: (N,) whose image it is.
+        resamples: For the 95 % intervals by patient; 0 leaves them out.
+
+    Returns:
+        n, patients, every one of `medd.learn.metrics.METRICS`, threshold, confusion {tn, fp, fn, tp}, and with
+        `resamples` ci {metric: [low, high]}.
+    """
     figures = metrics.figures(truth, scores, threshold)
     result: dict[str, Any] = {
-        "n": len(part),
+        "n": len(truth),
         "patients": len(set(patients)),
-        **{name: round(value, 4) for name, value in figures.items()},
+        **{name: _rounded(value) for name, value in figures.items()},
         "threshold": threshold,
         "confusion": metrics.confusion(truth, scores, threshold),
-        "model": model.bundle.ref,
     }
     if resamples:
         ci = metrics.intervals(truth, scores, threshold, patients, resamples=resamples)
-        result["ci"] = {name: [round(low, 4), round(high, 4)] for name, (low, high) in ci.items()}
+        result["ci"] = {
+            name: [_rounded(low), _rounded(high)] if math.isfinite(low) else None for name, (low, high) in ci.items()
+        }
     return result
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

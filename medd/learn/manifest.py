@@ -57,17 +57,22 @@ def patient_of(path: Path) -> str:
     with suppress(InputError):  # a damaged file is listed when its pixels are read
         if identifier := inspect_file(path).patient_id:
             return identifier
-    known = _KNOWN_NAMES.match(path.stem)
+    return patient_in_name(path.stem)
+
+
+def patient_in_name(stem: str) -> str:
+    """The patient that a file's name tells, without its extension; "" where it tells none."""
+    known = _KNOWN_NAMES.match(stem)
     return (known[1] or known[2]) if known else ""
 
 
-def read(data: Path) -> tuple[list[Sample], list[Skipped]]:
+def read(data: Path, *, least_labels: int = 2) -> tuple[list[Sample], list[Skipped]]:
     """List the images of DATA, sorted by path, with the sides it states.
 
     Identical copies under different labels are skipped: nobody can learn from them.
 
     Raises:
-        SettingsError: DATA is none of the forms above, or fewer than two labels have images.
+        SettingsError: DATA is none of the forms above, or fewer than `least_labels` labels have images.
     """
     if data.is_dir():
         rows = list(_folder_rows(data))
@@ -91,10 +96,10 @@ def read(data: Path) -> tuple[list[Sample], list[Skipped]]:
         if len(labels_of[s.sha256]) > 1
     ]
     samples = _unite_copies([s for s in samples if len(labels_of[s.sha256]) == 1])
-    if len({s.label for s in samples}) < 2:
-        raise SettingsError(
-            f"{data}: images of at least two labels are needed. Received: {len(samples)} of one or none"
-        )
+    found = len({s.label for s in samples})
+    if found < least_labels:
+        wanted = "at least two labels" if least_labels > 1 else "a label"
+        raise SettingsError(f"{data}: images of {wanted} are needed. Received: {len(samples)} of {found}")
     return samples, skipped
 
 

@@ -22,10 +22,9 @@ def confusion(truth: NDArray[np.bool_], score: NDArray[np.floating], threshold: 
         score: (N,) probability of the finding, in [0, 1].
         threshold: In [0, 1].
     """
-    from sklearn.metrics import confusion_matrix
-
-    cells = confusion_matrix(truth, score >= threshold, labels=[False, True]).ravel()
-    return dict(zip(("tn", "fp", "fn", "tp"), map(int, cells), strict=True))
+    positive = score >= threshold
+    cells = {"tn": ~truth & ~positive, "fp": ~truth & positive, "fn": truth & ~positive, "tp": truth & positive}
+    return {name: int(cell.sum()) for name, cell in cells.items()}
 
 
 def figures(
