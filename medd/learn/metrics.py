@@ -174,5 +174,8 @@ def calibrate(truth: NDArray[np.bool_], score: NDArray[np.floating], prevalence:
         z = np.exp(line[0]) * logit + line[1]  # the slope stays positive: a higher score is never less likely
         return float((weight * (np.logaddexp(0, z) - target * z)).sum())
 
-    slope, intercept = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10}).x
+    # A score that tells nothing, or everything, has no best slope: it is kept within a factor of twenty.
+    bounds = [(-math.log(20), math.log(20)), (None, None)]
+    options = {"xatol": 1e-6, "fatol": 1e-10}
+    slope, intercept = minimize(loss, np.zeros(2), method="Nelder-Mead", bounds=bounds, options=options).x
     return Calibration(slope=round(float(np.exp(slope)), 6), intercept=round(float(intercept), 6))

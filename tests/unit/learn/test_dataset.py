@@ -3,7 +3,8 @@ import pytest
 
 from medd.imaging import PreprocessSpec
 from medd.learn import manifest
-from medd.learn.dataset import Augmentation, Part, batches, decode
+from medd.learn.augment import Augmentation
+from medd.learn.dataset import Part, ahead, batches, decode
 
 SPEC = PreprocessSpec(size=40, channels=3)
 STILL = Augmentation(rotation_deg=0, shift=0, zoom=0, flip=False)
@@ -42,7 +43,7 @@ def test_a_mirror_turns_left_and_right_only():
     assert seen == {image.tobytes(), image[:, ::-1].tobytes()}
 
 
-@pytest.mark.parametrize(("name", "amount"), [("rotation_deg", 20), ("shift", 0.2), ("zoom", 0.3)])
+@pytest.mark.parametrize(("name", "amount"), [("rotation_deg", 20), ("shift", 0.2), ("zoom", 0.3), ("shear", 0.2)])
 def test_each_amount_moves_the_image(part, name, amount):
     moved = STILL.model_copy(update={name: amount}).warp(part.images[0], np.random.default_rng(1))
     assert moved.shape == part.images[0].shape
@@ -57,14 +58,14 @@ def test_what_comes_in_at_the_edge_is_never_black():
 
 def test_a_seed_gives_the_same_batches(part):
     def first(seed: int) -> bytes:
-        stream = batches(part, Augmentation(), 8, seed)
+        stream = batches(part, part.truth, Augmentation(), 8, (seed,))
         return b"".join(next(stream)[0].tobytes() for _ in range(5))
 
     assert first(1) == first(1) != first(2)
 
 
 def test_batches_go_on_after_the_last_image_and_leave_none_out(part):
-    stream = batches(part, STILL, 16, 0)
+    stream = batches(part, part.truth, STILL, 16, (0,))
     inputs, truth = zip(*(next(stream) for _ in range(6)), strict=True)  # 96 images: four times 24
     assert inputs[0].shape == (16, 40, 40, 3)
     assert truth[0].shape == (16, 1)
@@ -73,7 +74,32 @@ def test_batches_go_on_after_the_last_image_and_leave_none_out(part):
 
 
 def test_a_batch_may_be_larger_than_the_part(part):
-    assert next(batches(part, STILL, 50, 0))[0].shape[0] == 50
+    assert next(batches(part, part.truth, STILL, 50, (0,)))[0].shape[0] == 50
+
+
+def test_balanced_batches_show_each_label_equally_often(part):
+    few = Part(part.samples[9:], part.images[9:], part.truth[9:], part.spec)
+    stream = batches(few, few.truth, STILL, 10, (0,), balanced=True)
+    assert all(np.bincount(next(stream)[1][:, 0]).tolist() == [5, 5] for _ in range(8))
+
+
+def test_batches_made_ahead_are_the_same_and_as_many(part):
+    plain, early = (batches(part, part.truth, Augmentation(noise=0.1), 8, (1,)) for _ in range(2))
+    made = list(ahead(early, 6))
+    assert len(made) == 6
+    for (inputs, truth), (expected, right) in zip(made, plain, strict=False):
+        np.testing.assert_array_equal(inputs, expected)
+        np.testing.assert_array_equal(truth, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"), [("gamma", 0.5), ("contrast", 0.4), ("brightness", 0.3), ("blur", 2), ("noise", 0.2)]
+)
+def test_each_amount_changes_the_greys(part, name, amount):
+    changed = STILL.model_copy(update={name: amount})
+    made = [changed.recolour(part.images[0], np.random.default_rng(n)) for n in range(8)]
+    assert all(m.dtype == np.uint8 and m.shape == part.images[0].shape for m in made)
+    assert not all(np.array_equal(m, part.images[0]) for m in made)
 
 
 def test_no_samples_are_an_empty_part():

@@ -19,10 +19,13 @@ from typer.testing import CliRunner
 from medd.classify import classifier
 from medd.classify.classifier import LoadedModel
 from medd.cli import train as command
-from medd.errors import ModelUnusable, PluginError, SettingsError
+from medd.errors import ModelUnusable, NotAssessable, PluginError, SettingsError
 from medd.imaging import PreprocessSpec, load, preprocess
+from medd.learn import serving
 from medd.learn import train as learn
-from medd.learn.train import TrainOptions, read_options, train
+from medd.learn.options import TrainOptions, read_options
+from medd.learn.train import train
+from medd.records import Prediction
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
 from medd_pneumonia import register_classifiers
@@ -81,7 +84,7 @@ def test_training_writes_a_bundle_that_serving_loads(sigmoid, two_labels):
     assert not folder.with_name("paper-1.part").exists()
     assert (bundle.ref, bundle.labels, bundle.positive_labels) == ("paper/1", ("NORMAL", "PNEUMONIA"), ("PNEUMONIA",))
     assert 0 <= bundle.threshold <= 1
-    assert bundle.evaluation["onnx_max_difference"] <= learn.TOLERANCE
+    assert bundle.evaluation["onnx_max_difference"] <= serving.TOLERANCE
     assert bundle.evaluation["n"] == sum(bundle.training["images"]["test"].values())
     assert bundle.evaluation["validation"]["sensitivity"] >= 0.95
     assert len(list(csv.DictReader((folder / "history.csv").read_text().splitlines()))) == 2
@@ -89,6 +92,88 @@ def test_training_writes_a_bundle_that_serving_loads(sigmoid, two_labels):
     assert "epoch 2/2" in told
     assert str(two_labels) not in json.dumps(bundle.model_dump(mode="json"))
     scores(folder, two_labels)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@needs_tensorflow
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(two_labels, tmp_path, monkeypatch):
+    recipe = {
+        "epochs": 3,
+        "optimizer": {"name": "adamw", "schedule": "cosine", "average": 0.9},
+        "augmentation": {"noise": 0.1, "blur": 1, "gamma": 0.3, "shear": 0.1},
+    }
+    run(two_labels, tmp_path / "whole" / "model", **recipe)
+
+    def kill(epoch: int, *_: Any) -> None:
+        if epoch == 2:
+            raise _Killed
+
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: kill)
+    with pytest.raises(_Killed):
+        run(two_labels, tmp_path / "killed" / "first", **recipe)
+    assert (tmp_path / "killed" / "first.part").is_dir()
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: None)
+    # Another recipe must not take the killed one's weights over; the same one does, whatever the version is called.
+    _, told = run(two_labels, tmp_path / "killed" / "other", **recipe, seed=9)
+    assert "goes on" not in told
+    _, told = run(two_labels, tmp_path / "killed" / "again", **recipe, version="2")
+    assert "goes on after epoch 1" in told
+    assert "epoch 1/3" not in told
+    assert [p.name for p in sorted((tmp_path / "killed").iterdir())] == ["again", "other"]
+    whole, again = tmp_path / "whole" / "model", tmp_path / "killed" / "again"
+    assert (whole / "history.csv").read_bytes() == (again / "history.csv").read_bytes()
+    np.testing.assert_array_equal(scores(whole, two_labels), scores(again, two_labels))
+
+
+@needs_tensorflow
+def test_sublabels_are_learned_apart_and_summed_in_the_model(two_labels, tmp_path, draw):
+    data = Path(shutil.copytree(two_labels, tmp_path / "data"))
+    for number in range(12, 18):
+        draw(data / "PNEUMONIA" / f"person{number}_virus_{number}.png", 300 + number, 0.9)
+    made, _ = run(data, tmp_path / "model", sublabels="_(bacteria|virus)_", balanced=True)
+    assert made.labels == ("NORMAL", "PNEUMONIA")
+    keras = pytest.importorskip("keras")
+    network = keras.models.load_model(tmp_path / "model" / "model.keras")
+    assert network.output_shape == (None, 3)
+    images = np.random.default_rng(0).random((4, 32, 32, 1), np.float32)
+    raw = classifier.load(tmp_path / "model", register_classifiers()).classifier.predict(images)
+    np.testing.assert_allclose(raw[:, 1], network.predict(images, verbose=0)[:, 1:].sum(axis=1), atol=1e-5)
+
+
+@needs_tensorflow
+def test_the_heat_map_is_the_gradient_of_the_log_odds_that_autodiff_gives(sigmoid, two_labels):
+    keras = pytest.importorskip("keras")
+    tensorflow = pytest.importorskip("tensorflow")
+    network = keras.models.load_model(sigmoid[0] / "model.keras")
+    maps_layer = serving.feature_layers(network)[-1]
+    images = np.random.default_rng(1).random((3, 32, 32, 1), np.float32)
+    maps = keras.Model(network.input, maps_layer.output)(images)
+    with tensorflow.GradientTape() as tape:
+        tape.watch(maps)
+        x = maps
+        for layer in network.layers[network.layers.index(maps_layer) + 1 :]:
+            x = layer(x)
+        log_odds = tensorflow.math.log(x[:, 0] / (1 - x[:, 0]))
+    weights = tensorflow.reduce_mean(tape.gradient(log_odds, maps), axis=(1, 2), keepdims=True)
+    expected = np.maximum((np.asarray(maps) * np.asarray(weights)).sum(axis=-1), 0)
+    heat = classifier.load(sigmoid[0], register_classifiers()).explain(images).heat
+    np.testing.assert_allclose(heat, expected, atol=1e-6)
+
+
+@needs_tensorflow
+def test_what_is_nothing_like_the_training_is_refused(sigmoid, two_labels):
+    model = classifier.load(sigmoid[0], register_classifiers())
+    known = np.stack([preprocess(load(p), model.bundle.preprocess) for p in sorted(two_labels.rglob("person*.png"))])
+    stripes = np.tile(np.arange(32) % 2, (2, 32, 1)).astype(np.float32)[..., np.newaxis]
+    verdicts = model.judge(np.concatenate([known, stripes]), range(len(known) + 2))
+    assert all(isinstance(one, NotAssessable) and one.reason == "unfamiliar" for one in verdicts[-2:])
+    judged = [one for one in verdicts if isinstance(one, Prediction)]
+    assert len(judged) > len(known) / 2
+    assert judged[0].attachments[0].media_type == "image/png"
+    np.testing.assert_allclose(judged[0].input_mean, known[judged[0].instance_id].mean(), atol=1e-6)
 
 
 @needs_tensorflow
@@ -136,7 +221,8 @@ def test_the_kept_keras_model_is_the_served_one(sigmoid, two_labels):
     served = classifier.load(sigmoid[0], register_classifiers())
     for count in (1, 5):
         images = np.random.default_rng(count).random((count, 32, 32, 1), np.float32)
-        np.testing.assert_allclose(served.predict(images)[:, 1:], network.predict(images, verbose=0), atol=1e-4)
+        raw = served.classifier.predict(images)
+        np.testing.assert_allclose(raw[:, 1:], network.predict(images, verbose=0), atol=1e-4)
 
 
 @needs_tensorflow
@@ -176,14 +262,19 @@ def test_what_cannot_be_trained_is_said_at_once(two_labels, tmp_path, options, e
     assert not list(tmp_path.iterdir())
 
 
-class _Fixed:
-    """A network, trained or served, that always says the same."""
+class _Served:
+    """A served network that always says the same."""
 
     def __init__(self, *row: float) -> None:
         self.row = np.array(row, np.float32)
 
-    def predict(self, batch: np.ndarray, **_: Any) -> np.ndarray:
+    def predict(self, batch: np.ndarray) -> np.ndarray:
         return np.tile(self.row, (len(batch), 1))
+
+
+class _Trained(_Served):
+    def predict(self, batch: np.ndarray, **_: Any) -> dict[str, np.ndarray]:
+        return {"probabilities": super().predict(batch)}
 
 
 class _Images:
@@ -191,13 +282,13 @@ class _Images:
         return np.zeros((4, 8, 8, 1), np.float32)
 
 
-@pytest.mark.parametrize("trained", [_Fixed(0.3), _Fixed(0.7, 0.3)])
-def test_a_network_that_is_served_otherwise_than_trained_is_unusable(trained):
+def test_a_network_that_is_served_otherwise_than_trained_is_unusable():
     draft = learn._draft(TrainOptions(preprocess=PreprocessSpec(size=8, channels=1)), ("NO", "YES"))
-    close, far = (LoadedModel(draft, _Fixed(0.7 + by, 0.3 - by)) for by in (5e-5, 2e-4))
-    assert learn._difference(trained, close, _Images()) == pytest.approx(5e-5, abs=1e-6)
+    close, far = (LoadedModel(draft, _Served(0.7 + by, 0.3 - by)) for by in (5e-5, 2e-4))
+    trained = _Trained(0.7, 0.3)
+    assert serving.difference(trained, close, _Images()) == pytest.approx(5e-5, abs=1e-6)
     with pytest.raises(ModelUnusable, match="does not compute"):
-        learn._difference(trained, far, _Images())
+        serving.difference(trained, far, _Images())
 
 
 def test_without_the_extra_the_way_to_it_is_said(monkeypatch, tmp_path):
@@ -207,7 +298,10 @@ def test_without_the_extra_the_way_to_it_is_said(monkeypatch, tmp_path):
 
 
 def test_neither_the_command_nor_training_imports_tensorflow_early():
-    code = "import sys, medd.cli.train, medd.learn.train; print({'tensorflow', 'keras', 'sklearn'} & set(sys.modules))"
+    code = (
+        "import sys, medd.cli.train, medd.learn.train, medd.learn.fit, medd.learn.serving;"
+        "print({'tensorflow', 'keras', 'sklearn'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
 

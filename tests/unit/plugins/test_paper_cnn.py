@@ -46,17 +46,14 @@ def test_one_channel_saves_576_parameters(build):
 
 
 @pytest.mark.parametrize(
-    ("n_labels", "head", "outputs", "activation", "loss"),
+    ("n_labels", "head", "outputs", "activation"),
     [
-        (2, "sigmoid", 1, "sigmoid", "binary_crossentropy"),
-        (2, "softmax", 2, "softmax", "sparse_categorical_crossentropy"),
-        (3, "sigmoid", 3, "softmax", "sparse_categorical_crossentropy"),
-        (5, "softmax", 5, "softmax", "sparse_categorical_crossentropy"),
+        (2, "sigmoid", 1, "sigmoid"),
+        (2, "softmax", 2, "softmax"),
+        (3, "sigmoid", 3, "softmax"),
+        (5, "softmax", 5, "softmax"),
     ],
 )
-def test_the_head_fits_the_labels(build, n_labels, head, outputs, activation, loss):
-    model = build((64, 64, 1), n_labels, head=head, dropout=0.2, learning_rate=0.01)
-    last = model.get_layer("predictions")
-    assert (last.units, last.activation.__name__, model.loss) == (outputs, activation, loss)
-    assert type(model.optimizer).__name__ == "Adam"
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+def test_the_head_fits_the_labels(build, n_labels, head, outputs, activation):
+    last = build((64, 64, 1), n_labels, head=head, dropout=0.2).get_layer("predictions")
+    assert (last.units, last.activation.__name__) == (outputs, activation)
