@@ -112,6 +112,15 @@ class ModelSettings(Section):
     classifier: str = "paper"
 
 
+class RetrainSettings(Section):
+    """``[retrain]``: what `medd retrain` learns from."""
+
+    #: The base data, in any form that `medd train` takes; relative to the home folder, or absolute. Empty: none.
+    data: str = ""
+    #: Fewer new labels than this are not worth a training.
+    min_labels: int = Field(default=20, ge=0)
+
+
 class LogSettings(Section):
     """``[log]``: what is told of the work."""
 
@@ -141,6 +150,7 @@ class Settings(BaseSettings):
     spool: SpoolSettings = SpoolSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
+    retrain: RetrainSettings = RetrainSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

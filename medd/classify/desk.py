@@ -83,7 +83,7 @@ class ModelDesk:
         try:
             self.try_out(model)
         except ModelUnusable as error:
-            changes.refuse(self.database, model, Change(who, str(error)))
+            changes.refuse(self.database, model.classifier, model.ref, Change(who, str(error)))
             raise
         changes.promote(self.database, model, self.manager, Change(who, why))
         return model

@@ -120,7 +120,7 @@ def promote(database: Database, model: ModelVersion, manager: pluggy.PluginManag
         return
     if objections := plugins.review(manager, model, on_duty):
         why = "; ".join(objection.reason for objection in objections)
-        refuse(database, model, Change(change.who, why, change.figures))
+        refuse(database, model.classifier, model.ref, Change(change.who, why, change.figures))
         raise GateRefused(f"{model.ref}: refused: {why}")
     _put_on_duty(database, model, ModelChange.PROMOTED, change)
     plugins.tell(manager, "model_promoted", model=model)
@@ -145,14 +145,22 @@ def rollback(database: Database, classifier: str, manager: pluggy.PluginManager,
     return earlier
 
 
-def refuse(database: Database, model: ModelVersion, change: Change) -> None:
+def refuse(database: Database, classifier: str, ref: str, change: Change) -> None:
     """Keep on record that a model was not promoted, and why.
+
+    Args:
+        database: Where.
+        classifier: Whose model it is.
+        ref: "name/version"; "" where a retraining was refused before there was one.
+        change: By whom and why.
 
     Raises:
         TransientError: The database is away.
     """
+    now = datetime.now(UTC)
     with database.write() as connection:
-        _record(connection, model, ModelChange.REFUSED, change)
+        event = ModelEvent(now, classifier, ref, ModelChange.REFUSED, change.who, change.why, change.figures)
+        add_event(connection, event)
 
 
 def check(model: ModelVersion) -> None:

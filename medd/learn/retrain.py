@@ -1,0 +1,211 @@
+"""The closed loop: base data and readers' corrections become a candidate, which has to beat the champion.
+
+::
+
+    base data ─┐
+               ├─▶ merge ─▶ train ─▶ compare, paired, on the champion's locked test part ─▶ promote
+    annotations┘     │                                    │                                   ▲
+                     └── too few, contradicting, overlap ──┴── no better, a plugin objects ──▶ refuse
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from medd.classify.classifier import load
+from medd.classify.desk import ModelDesk
+from medd.errors import GateRefused, SettingsError
+from medd.learn import gate, manifest
+from medd.learn.assess import sides_of
+from medd.learn.compare import compare
+from medd.learn.corrections import Merged, merge
+from medd.learn.dataset import Part, decode
+from medd.learn.evaluate import score
+from medd.learn.options import TrainOptions, read_options
+from medd.learn.train import Prepared, prepare_samples, require_extra, train_prepared
+from medd.records import ModelChange, ModelVersion
+from medd.registry import bundle as bundles
+from medd.registry import changes
+from medd.registry.bundle import Bundle
+from medd.registry.changes import Change
+from medd.store.annotations import find_truths
+from medd.store.models import find_events
+from medd.store.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        data: The base data.
+        who: By whom.
+        why: And why.
+        min_labels: Fewer new labels are refused.
+        if_changed: Do nothing when data and annotations are those of the last run.
+        leave_out: Leave contradicted images and those of locked patients out instead of refusing.
+        recipe: Instead of the champion's.
+    """
+
+    data: Path
+    who: str
+    why: str = ""
+    min_labels: int = 20
+    if_changed: bool = False
+    leave_out: bool = False
+    recipe: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it."""
+
+    #: True: the candidate is on duty. False: refused. None: there was nothing to do.
+    promoted: bool | None
+    #: Why, in a sentence.
+    reason: str
+    #: "name/version" of the candidate; "" where none was trained.
+    model: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) -> Outcome:
+    """Learn from the base data and what readers said, and promote what beats the champion.
+
+    A run that was killed goes on where it stood; a candidate that was trained already from the same data, annotations
+    and recipe is not trained again. Every outcome but "nothing to do" is kept on record with its figures.
+
+    Raises:
+        SettingsError: The data, the recipe or the installation do not allow it.
+        PluginError: The network cannot be trained.
+        ModelUnusable: There is no champion, or training failed.
+        TransientError: The database is away.
+    """
+    require_extra()
+    champion = desk.champion()
+    about = bundles.read(champion.path)
+    options = _options(about, wanted.recipe)
+    if options.network != desk.spec.name:
+        raise SettingsError(f"the recipe trains {options.network!r}; on duty is a model of {desk.spec.name!r}")
+    with desk.database.read() as connection:
+        truths = find_truths(connection)
+    base, skipped = manifest.read(wanted.data)
+    merged = merge(base, truths, sides_of(champion.path), spool, leave_out=wanted.leave_out)
+    fingerprint = _fingerprint(merged, options)
+    last = _last_runs(desk)
+    if wanted.if_changed and last and last[0]["fingerprint"] == fingerprint:
+        return Outcome(None, "nothing has changed since the last run")
+
+    learned = max((run["newest"] for run in last if run["promoted"]), default=0)
+    new_labels = sum(truth.newest > learned for truth in truths) + merged.new_base
+    figures: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "newest_annotation": max((truth.newest for truth in truths), default=0),
+        "new_labels": new_labels,
+        "corrected": merged.corrected,
+        "corrected_test": merged.corrected_test,
+        "added": merged.added,
+        "left_out": len(skipped) + len(merged.skipped),
+        "champion": champion.ref,
+    }
+    by = Change(wanted.who, wanted.why, figures)
+    problems = merged.problems
+    if new_labels < wanted.min_labels:
+        problems.append(f"too few new labels: {new_labels}, and {wanted.min_labels} are wanted")
+    if problems:
+        return _refuse(desk, "", by, "; ".join(problems))
+
+    options = options.model_copy(update={"name": about.name, "version": f"r{fingerprint[:12]}"})
+    output = desk.models_dir / f"{options.name}-{options.version}"
+    prepared = prepare_samples(merged.samples, [*skipped, *merged.skipped], options, console)
+    if set(prepared.labels) != set(about.labels):
+        raise SettingsError(f"{wanted.data}: not the labels of {about.ref}. Received: {', '.join(prepared.labels)}")
+    if not output.exists():
+        train_prepared(prepared, wanted.data.name, output, options, desk.specs, console)
+    candidate = changes.register(desk.database, output, desk.specs, Change(wanted.who, "made by medd retrain"))
+    if candidate.ref == champion.ref:
+        return Outcome(None, f"{candidate.ref} has learned from these data and is on duty", candidate.ref)
+    return _decide(desk, candidate, champion, prepared, by)
+
+
+def _decide(
+    desk: ModelDesk, candidate: ModelVersion, champion: ModelVersion, prepared: Prepared, by: Change
+) -> Outcome:
+    """Compare the two on the locked part, and promote or refuse."""
+    test = prepared.parts["test"]
+    scored = []
+    for version in (candidate, champion):
+        model = load(version.path, desk.specs)
+        spec = model.bundle.preprocess
+        part = test if spec == test.spec else _decoded(test, model.bundle)
+        truth, scores = score(model, part)
+        scored.append((truth, scores, model.bundle.threshold))
+    (truth, scores_a, threshold_a), (_, scores_b, threshold_b) = scored
+    found = compare(truth, scores_a, scores_b, threshold_a, threshold_b, patients=[s.patient for s in test.samples])
+    figures = {**by.figures, "candidate": candidate.ref, "comparison": asdict(found)}
+    by = Change(by.who, by.why or gate.describe(found), figures)
+    if reason := gate.objection(found):
+        return _refuse(desk, candidate.ref, by, reason)
+    try:
+        desk.try_out(candidate)
+        changes.promote(desk.database, candidate, desk.manager, by)
+    except GateRefused as error:  # it is on record already
+        return Outcome(False, str(error), candidate.ref, figures)
+    return Outcome(True, gate.describe(found), candidate.ref, figures)
+
+
+def _decoded(test: Part, bundle: Bundle) -> Part:
+    part, skipped = decode(test.samples, bundle.labels, bundle.preprocess)
+    if skipped:
+        raise SettingsError(f"{skipped[0].path}: {skipped[0].why}")
+    return part
+
+
+def _refuse(desk: ModelDesk, ref: str, by: Change, reason: str) -> Outcome:
+    changes.refuse(desk.database, desk.spec.name, ref, Change(by.who, reason, by.figures))
+    return Outcome(False, reason, ref, dict(by.figures))
+
+
+def _options(about: Bundle, recipe: Path | None) -> TrainOptions:
+    """The champion's recipe, or the one that is named."""
+    if recipe is not None:
+        return read_options(recipe, {})
+    stated = about.training.get("options")
+    if not isinstance(stated, dict):
+        raise SettingsError(f"{about.ref} does not say how it was trained; name a recipe by --recipe")
+    kept = {"preprocess": about.preprocess, "licence": about.licence, "intended_use": about.intended_use}
+    try:
+        return TrainOptions(**{**stated, **kept})
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise SettingsError(
+            f"{about.ref}: its recipe is not one of this medd's; name one by --recipe. Received: {where}"
+        ) from error
+
+
+def _fingerprint(merged: Merged, options: TrainOptions) -> str:
+    """SHA-256, in hex, over what the outcome depends on: images, labels, sides, contradictions and the recipe."""
+    recipe = options.model_dump(mode="json", exclude={"name", "version"})
+    facts = [manifest.digest(merged.samples), merged.contradicted, recipe]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _last_runs(desk: ModelDesk) -> Sequence[dict[str, Any]]:
+    """What retrainings before this one ended with, newest first."""
+    with desk.database.read() as connection:
+        events = find_events(connection, desk.spec.name, kinds=(ModelChange.PROMOTED, ModelChange.REFUSED))
+    return [
+        {
+            "fingerprint": event.figures["fingerprint"],
+            "newest": event.figures["newest_annotation"],
+            "promoted": event.what is ModelChange.PROMOTED,
+        }
+        for event in events
+        if "fingerprint" in event.figures
+    ]
