@@ -1,7 +1,7 @@
 """Every extension point of medd, in one file.
 
-``register_*`` runs once at start and returns things. ``admit_*`` asks about one item and the first
-answer wins. ``review_*`` asks every plugin, and any objection counts. A past participle tells a fact after it was
+``register_*`` runs once at start and returns things. ``admit_*`` asks about one item and the first answer wins.
+``explain_*`` and ``review_*`` ask every plugin: all that is said counts. A past participle tells a fact after it was
 committed: it is logged when it raises and never fails a job.
 
 A plugin is a module, installed under the entry-point group ``medd`` or laid into ``plugins_dir``::
@@ -16,10 +16,13 @@ A plugin is a module, installed under the entry-point group ``medd`` or laid int
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pluggy
+from numpy.typing import NDArray
 
-from medd.records import Instance, InstanceHeader, ModelVersion, Objection, Prediction, Verdict
+from medd.records import Attachment, Instance, InstanceHeader, ModelVersion, Objection, Prediction, Verdict
 
 hookspec = pluggy.HookspecMarker("medd")
 
@@ -36,11 +39,11 @@ class ClassifierSpec:
     #: ``hyper`` is ``head``, ``dropout`` and the recipe's table ``[network_options]``; a layer named "features" gives
     #: the last feature maps. Empty where the classifier cannot be trained by medd.
     build: str = ""
+    #: The bundle that is on duty until another is promoted; None where the plugin ships none.
+    bundle: Path | None = None
     #: "module:function"; called as ``thaw(model) -> None`` once the recipe's ``frozen_epochs`` have passed, to let move
     #: what ``build`` has frozen; the model is compiled again afterwards. Empty where nothing is frozen.
     thaw: str = ""
-    #: The bundle that is on duty until another is promoted; None where the plugin ships none.
-    bundle: Path | None = None
 
 
 @hookspec
@@ -56,6 +59,17 @@ def admit_instance(header: InstanceHeader) -> Verdict | None:
 @hookspec
 def instance_received(instance: Instance, header: InstanceHeader) -> None:
     """An instance and its row are safe on disk."""
+
+
+@hookspec
+def explain_prediction(  # type: ignore[empty-body]
+    image: NDArray[np.float32], prediction: Prediction, classifier: Any
+) -> Iterable[Attachment]:
+    """Add what explains a prediction, before it is committed: ``image`` is the network's input, (size, size, channels).
+
+    ``classifier`` is what the plugin's ``load`` returned. Called by the worker. One that raises is logged, and the
+    prediction stands without it.
+    """
 
 
 @hookspec

@@ -5,17 +5,20 @@ import inspect
 import logging
 import os
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pluggy
+from numpy.typing import NDArray
 
 from medd import hookspecs
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.records import InstanceHeader, ModelVersion, Objection, Verdict
+from medd.records import InstanceHeader, ModelVersion, Objection, Prediction, Verdict
 
 GROUP = "medd"
 
@@ -131,6 +134,21 @@ def review(manager: pluggy.PluginManager, candidate: ModelVersion, champion: Mod
             log.exception("a plugin failed in review_candidate", extra={"event": "plugin.failed"})
             objections.append(Objection(f"plugin {implementation.plugin_name!r} failed: {type(error).__name__}"))
     return objections
+
+
+def explain(
+    manager: pluggy.PluginManager, image: NDArray[np.float32], prediction: Prediction, classifier: Any
+) -> Prediction:
+    """Ask the plugins what explains a prediction; a name that is taken replaces what it names."""
+    found = {one.name: one for one in prediction.attachments}
+    for implementation in manager.hook.explain_prediction.get_hookimpls():
+        known: dict[str, Any] = {"image": image, "prediction": prediction, "classifier": classifier}
+        try:
+            told: Any = implementation.function(*(known[name] for name in implementation.argnames))
+            found |= {one.name: one for one in told or ()}
+        except Exception:  # a stranger's code; the prediction stands without its explanation
+            log.exception("plugin failed in explain_prediction", extra={"event": "plugin.failed"})
+    return replace(prediction, attachments=tuple(found.values()))
 
 
 def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:

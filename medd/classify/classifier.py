@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medd.errors import MeddError, ModelUnusable, NotAssessable, PluginError
 from medd.hookspecs import ClassifierSpec
+from medd.imaging import PreprocessSpec, brightness, preprocess
 from medd.records import Attachment, Prediction, Reason
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
@@ -38,6 +39,24 @@ class Scores:
     probabilities: NDArray[np.float32]
     novelty: NDArray[np.float32] | None = None
     heat: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One image, ready for the network, with what is known of it."""
+
+    #: (size, size, channels) float32.
+    pixels: NDArray[np.float32]
+    #: Mean and standard deviation of the decoded image, in [0, 1].
+    mean: float
+    std: float
+    #: The patient's, years; None where unknown.
+    age: float | None = None
+
+
+def prepare(image: NDArray[np.float32], spec: PreprocessSpec, age: float | None = None) -> Input:
+    """Make a decoded image, (H, W) float32 in [0, 1], the input of a network."""
+    return Input(preprocess(image, spec), *brightness(image), age)
 
 
 class Classifier(Protocol):
@@ -119,15 +138,12 @@ class LoadedModel:
             return np.zeros(len(scores.probabilities), np.bool_)
         return ~(scores.novelty <= self.bundle.gate.threshold)
 
-    def judge(
-        self, batch: NDArray[np.float32], instance_ids: Sequence[int], ages: Sequence[float | None] = ()
-    ) -> "list[Prediction | NotAssessable]":
+    def judge(self, inputs: Sequence[Input], instance_ids: Sequence[int]) -> "list[Prediction | NotAssessable]":
         """Score images and interpret the scores.
 
         Args:
-            batch: (N, size, size, channels) float32.
+            inputs: N images.
             instance_ids: N row ids, 0 where there is none.
-            ages: N ages of the patients in years, None where unknown; empty: all unknown.
 
         Returns:
             For each image its prediction, or why the model does not judge it.
@@ -135,13 +151,11 @@ class LoadedModel:
         Raises:
             ModelUnusable: As `predict`.
         """
-        scores = self.explain(batch)
+        scores = self.explain(np.stack([one.pixels for one in inputs]))
         refused = self.refused(scores)
-        spec = self.bundle.preprocess
-        means = batch.mean(axis=(1, 2, 3), dtype=np.float64) * spec.scale + spec.mean
-        stds = batch.std(axis=(1, 2, 3), dtype=np.float64) * spec.scale
+        limits = self.bundle.age_years
         judged: list[Prediction | NotAssessable] = []
-        for number, instance_id in enumerate(instance_ids):
+        for number, (one, instance_id) in enumerate(zip(inputs, instance_ids, strict=True)):
             if refused[number]:
                 assert scores.novelty is not None
                 assert self.bundle.gate is not None
@@ -149,19 +163,15 @@ class LoadedModel:
                 message = f"does not look like what {self.bundle.ref} was trained on. Received: novelty {told}"
                 judged.append(NotAssessable(Reason.UNFAMILIAR, message))
                 continue
-            age = ages[number] if ages else None
-            limits = self.bundle.age_years
-            strange = age is not None and limits is not None and not limits[0] <= age <= limits[1]
-            made = self.interpret(scores.probabilities[number], instance_id)
-            judged.append(
-                replace(
-                    made,
-                    flags=(AGE_OUTSIDE_TRAINING,) if strange else (),
-                    input_mean=float(means[number]),
-                    input_std=float(stds[number]),
-                    attachments=() if scores.heat is None else (heat_attachment(scores.heat[number]),),
-                )
+            strange = one.age is not None and limits is not None and not limits[0] <= one.age <= limits[1]
+            made = replace(
+                self.interpret(scores.probabilities[number], instance_id),
+                flags=(AGE_OUTSIDE_TRAINING,) if strange else (),
+                input_mean=one.mean,
+                input_std=one.std,
+                attachments=() if scores.heat is None else (heat_attachment(scores.heat[number]),),
             )
+            judged.append(made)
         return judged
 
     def interpret(self, scores: NDArray[np.float32], instance_id: int) -> Prediction:

@@ -13,10 +13,10 @@ import pluggy
 from numpy.typing import NDArray
 
 from medd import plugins
-from medd.classify.classifier import LoadedModel
+from medd.classify.classifier import LoadedModel, prepare
 from medd.dicom.headers import age_in_years, inspect_file
 from medd.errors import InputError, NotAssessable, TransientError
-from medd.imaging import load, preprocess
+from medd.imaging import load
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
 BATCH_SIZE = 32
@@ -89,12 +89,9 @@ def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
 
 
 def _score(opened: Sequence[Judged], model: LoadedModel) -> Iterator[Judged]:
-    images = [one.image for one in opened if one.image is not None]
-    verdicts: Iterator[Prediction | NotAssessable] = iter(())
-    if images:
-        batch = np.stack([preprocess(image, model.bundle.preprocess) for image in images])
-        ages = [age_in_years(one.header.patient_age) for one in opened if one.image is not None]
-        verdicts = iter(model.judge(batch, [0] * len(images), ages))
+    spec = model.bundle.preprocess
+    inputs = [prepare(one.image, spec, age_in_years(one.header.patient_age)) for one in opened if one.image is not None]
+    verdicts = iter(model.judge(inputs, [0] * len(inputs)) if inputs else ())
     for one in opened:
         if one.image is None:
             yield one

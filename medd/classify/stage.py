@@ -7,26 +7,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pluggy
-from numpy.typing import NDArray
 
 from medd import plugins
-from medd.classify.classifier import LoadedModel
+from medd.classify.classifier import Input, LoadedModel, prepare
 from medd.classify.duty import Duty
+from medd.dicom.headers import age_in_years
 from medd.dicom.part10 import HEAD_BYTES, split_file
 from medd.errors import InputError, ModelUnusable, TransientError
-from medd.imaging import PreprocessSpec, load, preprocess
+from medd.imaging import PreprocessSpec, load
 from medd.queue.base import JobState
 from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction
-from medd.store.repository import locate, record_predictions, record_shadow, set_not_assessed
+from medd.store.repository import Location, locate, record_predictions, record_shadow, set_not_assessed
 from medd.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
 #: What one image became on its way: the network's input, or why there is none.
-Prepared = NDArray[np.float32] | InputError | TransientError
+Prepared = Input | InputError | TransientError
 #: What one job became: a prediction, a refusal for good, or a failure that may pass.
 Outcome = Prediction | InputError | TransientError
 
@@ -107,7 +106,7 @@ class ClassifyStage:
     def _score_shadow(self, candidate: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> None:
         """Record what the candidate says of the images; whatever goes wrong with it goes no further."""
         assert self._duty is not None
-        ready = [place for place, one in enumerate(prepared) if isinstance(one, np.ndarray)]
+        ready = [place for place, one in enumerate(prepared) if isinstance(one, Input)]
         try:
             outcomes = self._predict(candidate, [jobs[place] for place in ready], [prepared[place] for place in ready])
             with self._queue.database.write() as connection:
@@ -123,16 +122,17 @@ class ClassifyStage:
             else:
                 self._duty.candidate_worked()
 
-    def _prepare(self, where: tuple[str, str] | None, specs: Sequence[PreprocessSpec]) -> list[Prepared]:
+    def _prepare(self, where: Location | None, specs: Sequence[PreprocessSpec]) -> list[Prepared]:
         """The image as the input of each of `specs`, decoded once."""
         if where is None:
             return [TransientError("the instance's row is gone")] * len(specs)
-        sha256, media_type = where
+        sha256, media_type = where.sha256, where.media_type
         path = self._spool.path(sha256, media_type)
         try:
             _verify(path, sha256, MediaType(media_type))
             image = load(path, MediaType(media_type))
-            inputs = {spec: preprocess(image, spec) for spec in specs}
+            age = age_in_years(where.patient_age)
+            inputs = {spec: prepare(image, spec, age) for spec in specs}
             return [inputs[spec] for spec in specs]
         except (InputError, TransientError) as error:
             return [error] * len(specs)
@@ -142,24 +142,25 @@ class ClassifyStage:
 
     def _predict(self, model: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
         outcomes: list[Outcome] = [one if isinstance(one, Exception) else TransientError("") for one in prepared]
-        good = [place for place, one in enumerate(prepared) if isinstance(one, np.ndarray)]
+        good = [place for place, one in enumerate(prepared) if isinstance(one, Input)]
         if not good:
             return outcomes
-        batch = np.stack([one for one in prepared if isinstance(one, np.ndarray)])
-        for place, scores in zip(good, self._score(model, batch), strict=True):
-            if isinstance(scores, TransientError):
-                outcomes[place] = scores
-            else:
-                outcomes[place] = model.interpret(scores, jobs[place].instance_id)
+        inputs = [one for one in prepared if isinstance(one, Input)]
+        judged = self._judge(model, inputs, [jobs[place].instance_id for place in good])
+        for place, one, outcome in zip(good, inputs, judged, strict=True):
+            if isinstance(outcome, Prediction):
+                outcome = plugins.explain(self._manager, one.pixels, outcome, model.classifier)
+            outcomes[place] = outcome
         return outcomes
 
-    def _score(self, model: LoadedModel, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32] | TransientError]:
-        """One row of probabilities per image; where the model fails on the batch, each image is tried alone."""
+    def _judge(self, model: LoadedModel, inputs: Sequence[Input], instance_ids: Sequence[int]) -> Sequence[Outcome]:
+        """What the model says of each image; where it fails on the batch, each image is tried alone."""
         try:
-            return list(model.predict(batch))
+            return model.judge(inputs, instance_ids)
         except ModelUnusable as error:
-            if len(batch) > 1:
-                return [self._score(model, batch[place : place + 1])[0] for place in range(len(batch))]
+            if len(inputs) > 1:
+                alone = range(len(inputs))
+                return [self._judge(model, inputs[n : n + 1], instance_ids[n : n + 1])[0] for n in alone]
             return [TransientError(str(error))]
 
     def _commit(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:

@@ -1,6 +1,6 @@
 """The one road from a file to the network's input, used by `classify` and by `learn` alike."""
 
 from medd.imaging.pixels import load
-from medd.imaging.preprocess import PreprocessSpec, fit, normalise, preprocess
+from medd.imaging.preprocess import PreprocessSpec, brightness, fit, normalise, preprocess
 
-__all__ = ["PreprocessSpec", "fit", "load", "normalise", "preprocess"]
+__all__ = ["PreprocessSpec", "brightness", "fit", "load", "normalise", "preprocess"]

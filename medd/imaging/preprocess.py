@@ -87,3 +87,9 @@ def normalise(image: NDArray[np.float32], spec: PreprocessSpec) -> NDArray[np.fl
 def preprocess(image: NDArray[np.float32], spec: PreprocessSpec) -> NDArray[np.float32]:
     """`fit`, then `normalise`: (H, W) float32 in [0, 1] → (size, size, channels) float32."""
     return normalise(fit(image, spec), spec)
+
+
+def brightness(image: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean and standard deviation of a decoded image, (H, W) float32 in [0, 1]: what drift is told by."""
+    mean, std = cv2.meanStdDev(image)
+    return float(mean[0, 0]), float(std[0, 0])

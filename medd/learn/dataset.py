@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medd.errors import InputError
-from medd.imaging import PreprocessSpec, fit, load, normalise
+from medd.imaging import PreprocessSpec, brightness, fit, load, normalise
 from medd.learn.augment import Augmentation
 from medd.learn.manifest import Sample, Skipped
 
@@ -29,6 +29,8 @@ class Part:
     #: (N,) int32: index of the label.
     truth: NDArray[np.int32]
     spec: PreprocessSpec
+    #: (N, 2) mean and standard deviation of each decoded image, in [0, 1].
+    brightness: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,25 +55,28 @@ def decode(
         dtype: np.float32, exactly as served, or np.uint8, rounded.
     """
 
-    def one(sample: Sample) -> NDArray[Any] | Skipped:
+    def one(sample: Sample) -> tuple[NDArray[Any], tuple[float, float]] | Skipped:
         try:
-            image = fit(load(sample.path), spec)
+            decoded = load(sample.path)
         except InputError as error:
             return Skipped(sample.path, str(error))
-        return image if dtype == np.float32 else np.rint(image * 255).astype(dtype)
+        image = fit(decoded, spec)
+        return image if dtype == np.float32 else np.rint(image * 255).astype(dtype), brightness(decoded)
 
     images = np.empty((len(samples), spec.size, spec.size), dtype)
     kept: list[Sample] = []
     skipped: list[Skipped] = []
+    measured: list[tuple[float, float]] = []
     with ThreadPoolExecutor() as pool:  # the decoders let go of the interpreter lock
         for sample, result in zip(samples, pool.map(one, samples), strict=True):
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
-                images[len(kept)] = result
+                images[len(kept)], told = result
                 kept.append(sample)
+                measured.append(told)
     truth = np.array([labels.index(s.label) for s in kept], np.int32)
-    return Part(kept, images[: len(kept)], truth, spec), skipped
+    return Part(kept, images[: len(kept)], truth, spec, np.array(measured).reshape(-1, 2)), skipped
 
 
 def batches(

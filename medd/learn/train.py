@@ -27,6 +27,7 @@ from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
 from medd.learn.options import TrainOptions
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle, Gate
+from medd.registry.reference import Reference, reference
 
 _STATE = "recipe.sha256"
 
@@ -170,7 +171,8 @@ def train_prepared(
         }
         shutil.rmtree(work)
         (folder / _STATE).unlink()
-        made = bundles.write(folder, served.bundle.model_copy(update={"evaluation": evaluation, "training": training}))
+        updates = {"evaluation": evaluation, "training": training, "reference": _reference(served, parts)}
+        made = bundles.write(folder, served.bundle.model_copy(update=updates))
         folder.rename(output)
     return made
 
@@ -187,6 +189,14 @@ def _settle(served: LoadedModel, part: Part, options: TrainOptions) -> Bundle:
         if novelty is not None:
             gate = Gate(threshold=float(np.ceil(np.quantile(novelty, 1 - options.refusals) * 1e4) / 1e4))
     return bundle.model_copy(update={"threshold": threshold, "gate": gate})
+
+
+def _reference(served: LoadedModel, parts: dict[str, Part]) -> Reference:
+    """What later images are compared with: the images that took no part in the training."""
+    held_out = [parts["val"], parts["test"]]
+    scores = np.concatenate([score(served, part)[1] for part in held_out])
+    means, stds = np.concatenate([part.brightness for part in held_out]).T
+    return reference(scores.tolist(), means.tolist(), stds.tolist())
 
 
 def _refused(served: LoadedModel, part: Part) -> int | None:

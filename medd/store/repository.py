@@ -13,10 +13,20 @@ from medd.records import Attachment, Prediction, Status
 from medd.store.tables import attachment, instance, job, prediction, results
 
 
-def locate(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """SHA-256 and media type of instances, by id."""
-    columns = sa.select(instance.c.id, instance.c.sha256, instance.c.media_type)
-    return {id_: (sha256, media) for id_, sha256, media in connection.execute(columns.where(instance.c.id.in_(ids)))}
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an instance's bytes lie in its spool, and what the model has to know of it."""
+
+    sha256: str
+    media_type: str
+    #: (0010,1010) Patient's Age.
+    patient_age: str = ""
+
+
+def locate(connection: Connection, ids: Sequence[int]) -> dict[int, Location]:
+    """Where instances lie, by id."""
+    columns = sa.select(instance.c.id, instance.c.sha256, instance.c.media_type, instance.c.patient_age)
+    return {id_: Location(*where) for id_, *where in connection.execute(columns.where(instance.c.id.in_(ids)))}
 
 
 def record_predictions(connection: Connection, made: Sequence[Prediction]) -> None:

@@ -14,10 +14,13 @@ from medd.testing import stub_bundle, stub_plugin, write_stub_plugin
 
 DOCUMENTED = [
     "admit_instance",
+    "explain_prediction",
     "instance_received",
     "job_buried",
+    "model_promoted",
     "prediction_recorded",
     "register_classifiers",
+    "review_candidate",
 ]
 
 

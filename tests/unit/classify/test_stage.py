@@ -1,13 +1,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pydicom
 import pytest
 import sqlalchemy as sa
 
 from medd import hookimpl
-from medd.classify.classifier import LoadedModel, load
+from medd.classify.classifier import LoadedModel, Scores, load
 from medd.classify.stage import ClassifyStage
 from medd.errors import ModelUnusable
 from medd.ingest import admission
@@ -15,10 +18,11 @@ from medd.ingest.intake import Intake
 from medd.plugins import load_plugins
 from medd.queue.base import CLASSIFY, JobState
 from medd.queue.sql import SqlQueue
-from medd.records import Job
+from medd.records import Attachment, Job
 from medd.registry import bundle as bundles
+from medd.registry.bundle import Gate
 from medd.store.database import Database, check_schema
-from medd.store.repository import ResultFilter, find_results
+from medd.store.repository import ResultFilter, find_attachments, find_results
 from medd.store.spool import Spool
 from medd.store.tables import job, prediction
 from medd.testing import EXPECTED_REASONS, bad_inputs, cheap_series, stub_bundle, stub_plugin
@@ -314,6 +318,68 @@ def test_plugins_are_told_of_a_prediction_after_it_is_committed(room):
     room.work(room.stub())
     assert seen == ["scored"]
     assert room.jobs()[id_].state == "done"
+
+
+class _Telling:
+    """A classifier that says how novel an image is, and where it looked."""
+
+    def __init__(self, *novelty: float) -> None:
+        self.novelty = np.array(novelty, np.float32)
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        return np.tile(np.float32([0.2, 0.8]), (len(batch), 1))
+
+    def explain(self, batch: np.ndarray) -> Scores:
+        heat = np.tile(np.float32([[0, 1], [2, 4]]), (len(batch), 1, 1))
+        return Scores(self.predict(batch), self.novelty[: len(batch)], heat)
+
+
+def test_the_unfamiliar_is_not_assessed_and_the_others_are_scored(room):
+    first, second = room.films(2)
+    bundle = room.stub().bundle.model_copy(update={"gate": Gate(threshold=1.5)})
+    room.work(LoadedModel(bundle, _Telling(1.0, 2.0)))
+    assert room.rows()[first]["status"] == "scored"
+    refused = room.rows()[second]
+    assert (refused["status"], refused["reason"], refused["label"]) == ("not_assessed", "unfamiliar", None)
+
+
+def test_heat_and_what_plugins_add_are_attached_to_the_prediction(room):
+    class Explaining:
+        @hookimpl
+        def explain_prediction(self, image, prediction) -> list[Attachment]:
+            return [Attachment("size", "text/plain", f"{image.shape[0]} {prediction.label}".encode())]
+
+    class Failing:
+        @hookimpl
+        def explain_prediction(self, classifier) -> list[Attachment]:
+            raise RuntimeError("no idea")
+
+    room.plugins.register(Explaining())
+    room.plugins.register(Failing())
+    model = LoadedModel(room.stub().bundle, _Telling(1.0))
+    [id_] = room.films(1)
+    room.work(model)
+    with room.database.read() as connection:
+        heat, size = find_attachments(connection, id_)
+    assert (heat.name, heat.media_type) == ("heat", "image/png")
+    decoded = cv2.imdecode(np.frombuffer(heat.content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert decoded.tolist() == [[0, 64], [128, 255]]
+    side = model.bundle.preprocess.size
+    assert size == Attachment("size", "text/plain", f"{side} {model.bundle.labels[1]}".encode())
+
+
+def test_age_and_brightness_are_kept_with_the_prediction(room):
+    film = pydicom.dcmread(BytesIO(next(iter(cheap_series(1, rows=64, columns=64)))))
+    film.PatientAge = "071Y"
+    film.save_as(room.home / "old.dcm")
+    [id_] = room.receive(room.home / "old.dcm")
+    bundle = room.stub().bundle.model_copy(update={"age_years": (1, 5)})
+    room.work(LoadedModel(bundle, _Telling(1.0)))
+    assert room.rows()[id_]["flags"] == ["age_outside_training"]
+    with room.database.read() as connection:
+        mean, std = connection.execute(sa.select(prediction.c.input_mean, prediction.c.input_std)).one()
+    assert 0 < mean < 1
+    assert 0 < std < 1
 
 
 def test_no_jobs_are_no_work(room):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medd.imaging import PreprocessSpec
+from medd.imaging import PreprocessSpec, load
 from medd.learn import manifest
 from medd.learn.augment import Augmentation
 from medd.learn.dataset import Part, ahead, batches, decode
@@ -21,6 +21,11 @@ def test_the_unreadable_is_listed_and_left_out(two_labels):
     assert [s.path.name for s in skipped] == ["IM-0001-9999.png"]
     assert len(part) == len(part.images) == len(part.truth) == 24
     assert [LABELS[t] for t in part.truth] == [s.label for s in part.samples]
+
+
+def test_brightness_is_that_of_the_decoded_image(part):
+    grey = load(part.samples[0].path)
+    np.testing.assert_allclose(part.brightness[0], [grey.mean(), grey.std()], atol=1e-5)
 
 
 def test_training_pixels_are_the_served_ones_rounded(two_labels, part):
@@ -78,7 +83,7 @@ def test_a_batch_may_be_larger_than_the_part(part):
 
 
 def test_balanced_batches_show_each_label_equally_often(part):
-    few = Part(part.samples[9:], part.images[9:], part.truth[9:], part.spec)
+    few = Part(part.samples[9:], part.images[9:], part.truth[9:], part.spec, part.brightness[9:])
     stream = batches(few, few.truth, STILL, 10, (0,), balanced=True)
     assert all(np.bincount(next(stream)[1][:, 0]).tolist() == [5, 5] for _ in range(8))
 

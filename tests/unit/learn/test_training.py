@@ -166,14 +166,32 @@ def test_the_heat_map_is_the_gradient_of_the_log_odds_that_autodiff_gives(sigmoi
 @needs_tensorflow
 def test_what_is_nothing_like_the_training_is_refused(sigmoid, two_labels):
     model = classifier.load(sigmoid[0], register_classifiers())
-    known = np.stack([preprocess(load(p), model.bundle.preprocess) for p in sorted(two_labels.rglob("person*.png"))])
-    stripes = np.tile(np.arange(32) % 2, (2, 32, 1)).astype(np.float32)[..., np.newaxis]
-    verdicts = model.judge(np.concatenate([known, stripes]), range(len(known) + 2))
+    films = [load(p) for p in sorted(two_labels.rglob("person*.png"))]
+    known = [classifier.prepare(film, model.bundle.preprocess) for film in films]
+    stripes = [classifier.Input(np.tile(np.arange(32) % 2, (32, 1)).astype(np.float32)[..., np.newaxis], 0.5, 0.5)] * 2
+    verdicts = model.judge(known + stripes, range(len(known) + 2))
     assert all(isinstance(one, NotAssessable) and one.reason == "unfamiliar" for one in verdicts[-2:])
     judged = [one for one in verdicts if isinstance(one, Prediction)]
     assert len(judged) > len(known) / 2
     assert judged[0].attachments[0].media_type == "image/png"
-    np.testing.assert_allclose(judged[0].input_mean, known[judged[0].instance_id].mean(), atol=1e-6)
+    film = films[judged[0].instance_id]
+    np.testing.assert_allclose([judged[0].input_mean, judged[0].input_std], [film.mean(), film.std()], atol=1e-5)
+    reference = model.bundle.reference
+    assert reference.score.images == sum(
+        sum(model.bundle.training["images"][side].values()) for side in ("val", "test")
+    )
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("age", "flags"), [(0.5, ("age_outside_training",)), (3.0, ()), (None, ()), (40.0, ("age_outside_training",))]
+)
+def test_a_patient_of_another_age_than_those_of_the_training_is_flagged(sigmoid, two_labels, age, flags):
+    model = classifier.load(sigmoid[0], register_classifiers())
+    model = LoadedModel(model.bundle.model_copy(update={"age_years": (1, 5), "gate": None}), model.classifier)
+    film = load(min(two_labels.rglob("person*.png")))
+    (made,) = model.judge([classifier.prepare(film, model.bundle.preprocess, age)], [1])
+    assert made.flags == flags
 
 
 @needs_tensorflow
