@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from medd import DISCLAIMER, __version__
-from medd.cli import admin, annotate, classify, demo, drift, evaluate, ingest, models, queue, results, serve, train
+from medd.cli import (
+    admin,
+    annotate,
+    classify,
+    demo,
+    drift,
+    evaluate,
+    ingest,
+    models,
+    queue,
+    results,
+    retrain,
+    serve,
+    sweep,
+    train,
+)
 from medd.errors import MeddError, PluginError, SettingsError
 
 app = typer.Typer(
@@ -29,8 +44,10 @@ app.command()(results.worklist)
 app.command()(annotate.annotate)
 app.command()(annotate.annotations)
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command()(evaluate.evaluate)
 app.command()(drift.drift)
+app.command()(retrain.retrain)
 app.add_typer(models.app, name="models", help="The models: which is on duty, which scores in its shadow.")
 app.command()(models.rescore)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")

@@ -1,0 +1,250 @@
+"""The article's study: accuracy over the number of epochs (its Table 2) and over the steps in each (its Table 3).
+
+With a constant learning rate, a run of N epochs is the beginning of one of M > N epochs with the same seed. All cells
+of a seed that share their steps are therefore one run, whose weights are measured at the end of each epoch asked for.
+What is finished stands in ``epochs.jsonl``; a sweep that was stopped goes on from there.
+"""
+
+import json
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from medd.errors import SettingsError
+from medd.hookspecs import ClassifierSpec
+from medd.learn import manifest, metrics
+from medd.learn.dataset import Part
+from medd.learn.fit import Classes, classes_of, fit
+from medd.learn.options import TrainOptions
+from medd.learn.train import Prepared, prepare_samples, require_extra, trainable
+
+if TYPE_CHECKING:
+    import keras
+
+#: Where finished epochs stand, and what they are of.
+LOG, STUDY = "epochs.jsonl", "study.json"
+#: Not part of what a study is: its cells and seeds vary, the rest only names the result.
+_VARIED = {"epochs", "steps_per_epoch", "seed", "name", "version", "licence", "intended_use", "patience", "keep"}
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One entry of a table."""
+
+    epochs: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is varied, and around what."""
+
+    #: Of Table 2, at `steps_of_table_2` steps.
+    epochs: tuple[int, ...]
+    #: Of Table 3, at `epochs_of_table_3` epochs.
+    steps: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps_of_table_2: int = 326
+    epochs_of_table_3: int = 20
+
+    @property
+    def table_2(self) -> list[Cell]:
+        """Epochs varied."""
+        return [Cell(epochs, self.steps_of_table_2) for epochs in sorted(set(self.epochs))]
+
+    @property
+    def table_3(self) -> list[Cell]:
+        """Steps varied."""
+        return [Cell(self.epochs_of_table_3, steps) for steps in sorted(set(self.steps))]
+
+    def runs(self, *, constant_rate: bool) -> list[list[Cell]]:
+        """Which cells come out of one run: with a constant learning rate those of the same steps, else each alone."""
+        cells = sorted({*self.table_2, *self.table_3})
+        if not constant_rate:
+            return [[cell] for cell in cells]
+        by_steps: defaultdict[int, list[Cell]] = defaultdict(list)
+        for cell in cells:
+            by_steps[cell.steps].append(cell)
+        return [by_steps[steps] for steps in sorted(by_steps)]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A sweep's results so far."""
+
+    plan: Plan
+    #: (seed, cell) → what `measure` gives, with its epochs' training figures as history.
+    cells: dict[tuple[int, Cell], dict[str, Any]]
+    #: How many images and patients each side of the split has.
+    sides: dict[str, tuple[int, int]]
+    #: Whether DATA states its test part; else it is taken from it by patient.
+    test_is_stated: bool
+    options: TrainOptions
+
+
+def sweep(
+    data: Path,
+    output: Path,
+    plan: Plan,
+    options: TrainOptions,
+    specs: Sequence[ClassifierSpec],
+    *,
+    console: Console | None = None,
+) -> Study:
+    """Train and measure every cell over every seed, or what is left of them.
+
+    The split is the same for all. The weights measured are those at the end of the epoch, as in the article, whatever
+    the recipe keeps; none stops early.
+
+    Args:
+        data: Any form of DATA that `medd.learn.manifest` reads.
+        output: The folder of the study.
+        plan: What is varied.
+        options: The rest of the recipe.
+        specs: The classifiers that the plugins registered.
+        console: Where progress is told; standard error when None.
+
+    Raises:
+        SettingsError: The data do not allow it, or the folder holds another study.
+        PluginError: No plugin brings the network, or it cannot be trained.
+    """
+    require_extra()
+    console = console or Console(stderr=True)
+    spec = trainable(options.network, specs)
+    split_seed = options.seed if options.split_seed is None else options.split_seed
+    options = options.model_copy(update={"split_seed": split_seed, "patience": 0, "keep": "last"})
+    samples, skipped = manifest.read(data)
+    stated = any(sample.split == "test" for sample in samples)
+    prepared = prepare_samples(samples, skipped, options, console)
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(output, data, prepared, options)
+    constant = options.optimizer.schedule == "constant"
+    for seed in plan.seeds:
+        for run in plan.runs(constant_rate=constant):
+            missing = [cell for cell in run if (seed, cell) not in read(output, constant_rate=constant)]
+            if missing:
+                longest = max(run)
+                console.print(f"seed {seed}, {longest.steps} steps, {longest.epochs} epochs", highlight=False)
+                update = {"seed": seed, "epochs": longest.epochs, "steps_per_epoch": longest.steps}
+                _run(output, spec, prepared, options.model_copy(update=update), run, console)
+    found = read(output, constant_rate=constant)
+    wanted = [(seed, cell) for seed in plan.seeds for cell in {*plan.table_2, *plan.table_3}]
+    sides = {side: (len(part), len({s.patient for s in part.samples})) for side, part in prepared.parts.items()}
+    return Study(plan, {key: found[key] for key in wanted}, sides, stated, options)
+
+
+def _claim(output: Path, data: Path, prepared: Prepared, options: TrainOptions) -> None:
+    """See that the folder is new, or that of this very study."""
+    recipe = options.model_dump(mode="json", exclude=_VARIED)
+    study = {"data": data.name, "split_digest": manifest.digest(prepared.samples), "recipe": recipe}
+    file = output / STUDY
+    if not file.exists():
+        file.write_text(json.dumps(study, indent=2) + "\n")
+    elif json.loads(file.read_text()) != study:
+        raise SettingsError(f"{output}: another study (other data, split or recipe) lies here. Received: {file}")
+    log = output / LOG
+    if log.exists() and not log.read_bytes().endswith(b"\n"):
+        with log.open("a") as cut:
+            cut.write("\n")  # the sweep was killed while it wrote
+
+
+def _run(
+    output: Path,
+    spec: ClassifierSpec,
+    prepared: Prepared,
+    options: TrainOptions,
+    cells: Sequence[Cell],
+    console: Console,
+) -> None:
+    """Train once and note every epoch; those of the cells are measured."""
+    wanted = sorted(cell.epochs for cell in cells)
+    work = output / f"work-{options.seed}-{options.steps_per_epoch}-{options.epochs}"
+    asked = work / "epochs.json"
+    if work.exists() and (not asked.exists() or json.loads(asked.read_text()) != wanted):
+        shutil.rmtree(work)  # it may be past an epoch that is asked for now
+    work.mkdir(exist_ok=True)
+    asked.write_text(json.dumps(wanted))
+    classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
+    began = time.monotonic()
+
+    def note(epoch: int, model: "keras.Model", figures: dict[str, float]) -> None:
+        nonlocal began
+        line: dict[str, Any] = {"seed": options.seed, "steps": options.steps_per_epoch, "of": options.epochs}
+        line |= {"epoch": epoch, "seconds": round(time.monotonic() - began, 2), "figures": figures}
+        if epoch in wanted:
+            line |= measure(model, classes, prepared.parts, options.sensitivity)
+        with (output / LOG).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        began = time.monotonic()
+
+    fit(spec, prepared.parts, classes, options, console, work=work, on_epoch=note)
+    shutil.rmtree(work)
+
+
+def measure(model: "keras.Model", classes: Classes, parts: dict[str, Part], sensitivity: float) -> dict[str, Any]:
+    """Measure a network on the validation and the test part, at 0.5 and at the threshold that validation chooses.
+
+    Returns:
+        threshold, and for "val" and "test" accuracy, sensitivity and specificity at 0.5, auroc, loss (cross-entropy,
+        nats), and at_threshold, what becomes of the first three there.
+    """
+    said = {side: (parts[side].truth != 0, finding(model, classes, parts[side])) for side in ("val", "test")}
+    threshold = metrics.threshold_for(*said["val"], sensitivity)
+    measured: dict[str, Any] = {"threshold": threshold}
+    names = ("accuracy", "sensitivity", "specificity")
+    for side, (truth, scores) in said.items():
+        right = np.where(truth, scores, 1 - scores).astype(np.float64)
+        at_half, chosen = metrics.figures(truth, scores, 0.5), metrics.figures(truth, scores, threshold)
+        measured[side] = {name: at_half[name] for name in (*names, "auroc")}
+        measured[side]["loss"] = float(-np.log(np.maximum(right, 1e-7)).mean())
+        measured[side]["at_threshold"] = {name: chosen[name] for name in names}
+    return measured
+
+
+def finding(model: "keras.Model", classes: Classes, part: Part) -> NDArray[np.float32]:
+    """(N,) probability of a finding, that is of any but the first label, by a network that is not exported yet."""
+    starts = range(0, len(part), _BATCH)
+    scores = np.concatenate([model.predict_on_batch(part.inputs(start, start + _BATCH)) for start in starts])
+    positive = scores if scores.shape[1] == 1 else scores[:, classes.label_of != 0]
+    return np.asarray(np.minimum(positive.sum(axis=1), 1), np.float32)
+
+
+def read(output: Path, *, constant_rate: bool = True) -> dict[tuple[int, Cell], dict[str, Any]]:
+    """Read the finished cells of a study: (seed, cell) → its measures, with history {figure: [one for each epoch]}.
+
+    Args:
+        output: The folder of the study.
+        constant_rate: Whether the epochs of a longer run count as those of a shorter one.
+    """
+    epochs: defaultdict[tuple[int, int, int], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for line in _lines(output / LOG):
+        run = (line["seed"], line["steps"], 0 if constant_rate else line["of"])
+        epochs[run][line["epoch"]] = epochs[run].get(line["epoch"], {}) | line
+    found = {}
+    for (seed, steps, _), by_epoch in epochs.items():
+        for epoch, line in by_epoch.items():
+            if "test" in line and (constant_rate or epoch == line["of"]):
+                before = [by_epoch[number] for number in range(1, epoch + 1)]
+                history = {name: [one["figures"][name] for one in before] for name in line["figures"]}
+                seconds = sum(one["seconds"] for one in before)
+                kept = {name: line[name] for name in ("threshold", "val", "test")}
+                found[seed, Cell(epoch, steps)] = kept | {"history": history, "seconds": seconds}
+    return found
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    if log.exists():
+        for text in log.read_text().splitlines():
+            try:
+                yield json.loads(text)
+            except ValueError:
+                continue  # the line that was being written when the sweep was killed; its epoch comes again
