@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("receive", "end_to_end", "query", "idle_and_memory")
+BENCHMARKS = ("receive", "end_to_end", "query", "idle_and_memory", "training", "inference")
 
 
 def main() -> int:
