@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from medd.dicom.part10 import HEAD_BYTES, media_type_of, split_file
 from medd.errors import InputError, SettingsError
+from medd.imaging import load
 from medd.learn.manifest import Sample, Skipped, patient_in_name
 from medd.records import MediaType
 from medd.registry.bundle import file_digest
@@ -97,7 +98,12 @@ def merge(
         if digest in disputed and side != "test":
             skipped.append(Skipped(sample.path, "readers disagree about it"))
             continue
-        new_base += stated is None
+        if stated is None:
+            # New to the champion; or it could not be read then either, and is nothing to count or to refuse for.
+            if why := _unreadable(sample.path):
+                skipped.append(Skipped(sample.path, why))
+                continue
+            new_base += 1
         label = said[digest].label if digest in said else sample.label
         corrected[side] += label != sample.label
         samples.append(replace(sample, label=label, split=side))
@@ -151,6 +157,15 @@ def _from_spool(
         side = sides.get(digest[:16]) or side_of_patient.get(patient) or _deal(patient)
         samples.append(Sample(path, truth.label, patient, digest, _for_training(side)))
     return samples, skipped
+
+
+def _unreadable(path: Path) -> str:
+    """Why the image cannot be read; "" where it can."""
+    try:
+        load(path)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _for_training(side: str) -> str:

@@ -57,8 +57,9 @@ def medd(daemon: Daemon, *arguments: object, code: int = 0) -> str:
 class Modality:
     """Sends a film now and then, until it is told to stop."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, seed: int) -> None:
         self._port, self._stop = port, threading.Event()
+        self._films = cheap_series(9999, rows=64, columns=64, seed=seed, part10=False)
         self.sent: list[str] = []
         self._thread = threading.Thread(target=self._send)
 
@@ -71,11 +72,10 @@ class Modality:
         self._thread.join()
 
     def _send(self) -> None:
-        films = cheap_series(5000, rows=64, columns=64, seed=11, part10=False)
         while not self._stop.wait(0.2):
             with RawSender(self._port) as sender:
                 sender.associate()
-                for film in (next(films), next(films)):
+                for film in (next(self._films), next(self._films)):
                     assert sender.store(film, uid_in(film)) == (0x0000, "")
                     self.sent.append(uid_in(film))
                 sender.release()
@@ -104,7 +104,7 @@ def close_the_loop(folder: Path, films: int, epochs: int, steps: int) -> None:
         told = medd(daemon, "annotate", "--from", hospital.corrections(folder / "said.csv"), "--reader", "ben")
         assert told == f"{len(hospital.wrong)} recorded, 0 known already\n"
 
-        with Modality(daemon.port) as modality:
+        with Modality(daemon.port, seed=1) as modality:
             told = medd(daemon, "retrain", hospital.data, "--min-labels", len(hospital.wrong))
             better = champion(daemon)
             assert told.startswith(f"{better}: promoted: accuracy"), told
@@ -134,7 +134,7 @@ def close_the_loop(folder: Path, films: int, epochs: int, steps: int) -> None:
 
         assert medd(daemon, "models", "rollback", "--why", "a drill") == "paper/noisy is on duty\n"
         before = daemon.query("SELECT max(id) FROM instance")[0][0]
-        with Modality(daemon.port):
+        with Modality(daemon.port, seed=2):
             late = f"SELECT model FROM prediction WHERE instance_id > {before} ORDER BY id DESC LIMIT 1"
             wait_until(lambda: daemon.query(late) == [("paper/noisy",)], what="a score after the rollback")
     assert "Traceback" not in daemon.log.read_text()

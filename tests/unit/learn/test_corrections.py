@@ -114,10 +114,17 @@ def test_image_of_a_locked_patient_is_an_overlap_and_may_be_left_out(desk):
     assert len([s for s in left.samples if s.split == "test"]) == 4
 
 
-def test_new_base_image_of_a_locked_patient_is_an_overlap_too(desk, tmp_path):
-    (tmp_path / "new.png").write_bytes(b"new")
-    desk.base.append(Sample(tmp_path / "new.png", "NORMAL", "P1", hashlib.sha256(b"new").hexdigest()))
+def test_new_base_image_of_a_locked_patient_is_an_overlap_too(desk, tmp_path, draw):
+    path = draw(tmp_path / "new.png", 1)
+    desk.base.append(Sample(path, "NORMAL", "P1", hashlib.sha256(path.read_bytes()).hexdigest()))
     assert len(desk.merge().problems) == 1
+
+
+def test_base_file_that_is_no_image_is_skipped_and_no_overlap(desk, tmp_path):
+    (tmp_path / "new.png").write_bytes(b"no image")
+    desk.base.append(Sample(tmp_path / "new.png", "NORMAL", "P1", hashlib.sha256(b"no image").hexdigest()))
+    merged = desk.merge()
+    assert (merged.problems, merged.new_base, len(merged.skipped)) == ([], 0, 1)
 
 
 def test_readers_who_contradict_each_other_are_named_by_instance_and_may_be_left_out(desk):

@@ -1,0 +1,150 @@
+"""The closed loop's refusals, with real and very short trainings on synthetic pictures."""
+
+import shutil
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from medd.classify.desk import ModelDesk
+from medd.errors import SettingsError
+from medd.hookspecs import ClassifierSpec
+from medd.ingest import admission
+from medd.ingest.intake import Intake
+from medd.learn.options import TrainOptions
+from medd.learn.retrain import Outcome, Request, retrain
+from medd.learn.train import train
+from medd.plugins import load_plugins
+from medd.records import ModelChange
+from medd.registry.annotate import Said, annotate
+from medd.store.database import Database, check_schema
+from medd.store.models import find_events
+from medd.store.spool import Spool
+from medd_pneumonia import register_classifiers
+
+pytestmark = [
+    pytest.mark.train,
+    # Keras 3.15 with NumPy 2, while it saves weights; Python does not show it to users.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(two_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A model of the pictures, and what its training told."""
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("models") / "paper-first"
+    told = StringIO()
+    options = TrainOptions.model_validate(
+        {"epochs": 1, "steps_per_epoch": 2, "batch_size": 8, "version": "first"}
+        | {"preprocess": {"size": 32, "channels": 1}}
+    )
+    train(two_labels, folder, options, register_classifiers(), console=Console(file=told, width=200))
+    return folder, told.getvalue()
+
+
+class Loop:
+    """A home with that model on duty."""
+
+    def __init__(self, home: Path, model: Path, data: Path) -> None:
+        self.home, self.data = home, data
+        self.database = Database(f"sqlite:///{home / 'medd.db'}")
+        check_schema(self.database)
+        self.spool = Spool(home / "spool")
+        self.spool.prepare()
+        manager = load_plugins(builtin=(admission,))
+        self.intake = Intake(self.database, self.spool, manager)
+        [shipped] = [one for one in register_classifiers() if one.name == "paper"]
+        spec = ClassifierSpec("paper", load=shipped.load, build=shipped.build, bundle=model)
+        self.desk = ModelDesk(self.database, spec, [spec], manager, home / "models")
+        self.desk.rows()
+
+    def say(self, path: Path, reader: str = "anna", label: str = "NORMAL") -> None:
+        receipt = self.intake.receive_file(path, f"file:{path.name}")
+        annotate(self.database, self.desk.spec, [Said(str(receipt.instance_id), label, reader)])
+
+    def retrain(self, **options: object) -> Outcome:
+        request = Request(**({"data": self.data, "who": "ward", "min_labels": 0} | options))
+        return retrain(self.desk, self.spool, request, Console(file=StringIO()))
+
+    def events(self) -> list[tuple[str, str]]:
+        with self.database.read() as connection:
+            found = find_events(connection, "paper", kinds=(ModelChange.REFUSED,))
+        return [(event.model, event.why) for event in found]
+
+    def close(self) -> None:
+        self.intake.close()
+        self.database.close()
+
+
+@pytest.fixture
+def loop(trained: tuple[Path, str], two_labels: Path, tmp_path: Path) -> Iterator[Loop]:
+    made = Loop(tmp_path, trained[0], two_labels)
+    yield made
+    made.close()
+
+
+def side(loop: Loop, wanted: str) -> Path:
+    """A picture of the pneumonia folder that stands on a side of the champion's split."""
+    from medd.learn.assess import sides_of
+    from medd.registry.bundle import file_digest
+
+    sides = sides_of(loop.desk.champion().path)
+    return next(p for p in sorted((loop.data / "PNEUMONIA").iterdir()) if sides[file_digest(p)[:16]] == wanted)
+
+
+def test_too_few_new_labels_are_refused_with_the_figures(loop):
+    loop.say(side(loop, "train"))
+    outcome = loop.retrain(min_labels=2)
+    assert outcome.promoted is False
+    assert outcome.reason == "too few new labels: 1, and 2 are wanted"
+    assert (outcome.figures["new_labels"], outcome.figures["corrected"]) == (1, 1)
+    assert loop.events() == [("", outcome.reason)]
+
+
+def test_labels_that_contradict_each_other_are_refused(loop):
+    loop.say(side(loop, "train"), "anna", "NORMAL")
+    loop.say(side(loop, "train"), "ben", "PNEUMONIA")
+    outcome = loop.retrain()
+    assert outcome.promoted is False
+    assert outcome.reason.startswith("contradicting labels: readers disagree about 1 images")
+
+
+def test_an_image_of_a_locked_patient_is_refused(loop, tmp_path, draw):
+    locked = side(loop, "test").stem
+    loop.say(draw(tmp_path / f"{locked.rsplit('_', 1)[0]}_999.png", 5))
+    outcome = loop.retrain()
+    assert outcome.promoted is False
+    assert outcome.reason.startswith("patient overlap: 1 images for training")
+
+
+def test_nothing_is_done_when_nothing_has_changed_since_the_last_run(loop):
+    loop.say(side(loop, "train"))
+    assert loop.retrain(min_labels=5).promoted is False
+    again = loop.retrain(min_labels=5, if_changed=True)
+    assert (again.promoted, again.reason) == (None, "nothing has changed since the last run")
+    assert len(loop.events()) == 1
+    loop.say(side(loop, "val"))
+    assert loop.retrain(min_labels=5, if_changed=True).promoted is False
+
+
+def test_a_candidate_that_is_no_better_is_refused_and_not_trained_again(loop):
+    outcome = loop.retrain()  # the same data, recipe and seed: the same model
+    assert outcome.promoted is False
+    assert outcome.reason.startswith("no better than the model on duty: accuracy")
+    assert outcome.figures["comparison"]["n"] > 0
+    assert loop.desk.champion().ref == "paper/first"
+    [row] = [row for row in loop.desk.rows() if row["model"] == outcome.model]
+    assert row["role"] == "retired"
+    made = (Path(row["path"]) / "bundle.json").stat().st_mtime_ns
+    assert loop.retrain().model == outcome.model
+    assert (Path(row["path"]) / "bundle.json").stat().st_mtime_ns == made
+
+
+def test_data_without_the_locked_images_are_refused(loop, tmp_path):
+    data = Path(shutil.copytree(loop.data, tmp_path / "data"))
+    (data / "PNEUMONIA" / side(loop, "test").name).unlink()
+    with pytest.raises(SettingsError, match="DATA is not what the model on duty was tested on"):
+        loop.retrain(data=data)
