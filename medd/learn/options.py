@@ -80,7 +80,7 @@ class TrainOptions(BaseModel):
     #: Share of findings among the images for which the probabilities are calibrated.
     prevalence: float = Field(default=0.5, gt=0, lt=1)
     #: Share of the validation part that the gate for unfamiliar images may refuse; 0 leaves the gate out.
-    refusals: float = Field(default=0.01, ge=0, lt=0.5)
+    refusals: float = Field(default=0.015, ge=0, lt=0.5)
     #: Youngest and oldest patient of the data, years; others are flagged.
     age_years: tuple[float, float] | None = None
     #: Written into the bundle.

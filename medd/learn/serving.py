@@ -56,17 +56,16 @@ def feature_layers(model: "keras.Model") -> list[Any]:
 
 
 def _features(model: "keras.Model") -> Any:
-    """Symbolic (N, D): each map's mean over a coarse grid, which tells what is where.
+    """Symbolic (N, D): the last two layers' maps, each by its means over the quarters of the image.
 
-    A grid of 4 × 4 on fine maps and of 2 × 2 on coarse ones, whose many channels would outweigh the rest.
+    Early layers see texture, which films share; what the last ones see, and where, tells a child's chest from another.
     """
     from keras import layers, ops
 
     parts = []
-    for layer in feature_layers(model):
-        side = min(layer.output.shape[1:3])
-        grid = min(side, 4 if side >= 16 else 2)
-        pooled = layers.AveragePooling2D(side // grid, name=f"grid_{layer.name}")(layer.output)
+    for layer in feature_layers(model)[-2:]:
+        grid = min(*layer.output.shape[1:3], 2)
+        pooled = layers.AveragePooling2D(min(layer.output.shape[1:3]) // grid, name=f"grid_{layer.name}")(layer.output)
         parts.append(layers.Flatten(name=f"flat_{layer.name}")(pooled))
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
