@@ -204,7 +204,7 @@ class Prediction:
     scored_at: datetime
     #: Words that say what to doubt about it, such as an age that the model was not trained on.
     flags: tuple[str, ...] = ()
-    #: Mean and standard deviation of the fitted image in [0, 1], before it is normalised.
+    #: Mean and standard deviation of the decoded image, in [0, 1].
     input_mean: float | None = None
     input_std: float | None = None
     attachments: tuple[Attachment, ...] = ()

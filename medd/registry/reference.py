@@ -48,7 +48,7 @@ class Reference(BaseModel):
 
     #: Probability of a finding, in [0, 1].
     score: Distribution
-    #: Mean of the fitted image in [0, 1], before it is normalised.
+    #: Mean of the decoded image, in [0, 1].
     input_mean: Distribution
     #: Its standard deviation.
     input_std: Distribution
@@ -73,7 +73,7 @@ def reference(scores: Sequence[float], means: Sequence[float], stds: Sequence[fl
 
     Args:
         scores: (N,) probability of a finding of the held-out images, validation and test, not augmented, as served.
-        means: (N,) mean of each fitted image in [0, 1], before it is normalised.
+        means: (N,) mean of each decoded image, in [0, 1].
         stds: (N,) its standard deviation.
 
     Raises:

@@ -23,7 +23,7 @@ class Sighting:
     status: Status
     #: Of a finding, in [0, 1]; None where the model has not scored it.
     probability: float | None
-    #: Of the fitted image in [0, 1]; None where they were not measured.
+    #: Of the decoded image, in [0, 1]; None where they were not measured.
     input_mean: float | None
     input_std: float | None
 

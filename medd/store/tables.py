@@ -236,7 +236,7 @@ prediction = Table(
     Column("shadow", Boolean, nullable=False, server_default=false()),
     #: Words that say what to doubt about it.
     Column("flags", JSON, nullable=False, server_default="[]"),
-    #: Of the fitted image in [0, 1], before it is normalised.
+    #: Of the decoded image, in [0, 1].
     Column("input_mean", Float(53)),
     Column("input_std", Float(53)),
     UniqueConstraint("instance_id", "model"),
