@@ -137,6 +137,18 @@ def test_same_uid_with_other_bytes_is_kept_and_flagged(door):
     assert [row["conflict"] for row in door.rows()] == [True, True]
 
 
+def test_row_says_which_device_made_the_image_and_how_old_the_patient_is(door, tmp_path):
+    for seed, age in enumerate(("004Y", "0000018M")):  # the second is no Age String: PS3.5 allows four characters
+        film = BytesIO()
+        dicom_radiograph(seed, size=64, Manufacturer="ACME", StationName="ROOM1", PatientAge="004Y").save_as(film)
+        data = film.getvalue().replace(b"AS\x04\x00004Y", b"AS" + len(age).to_bytes(2, "little") + age.encode())
+        door.intake.receive_file(file_of(tmp_path, data, f"{seed}.dcm"), "file:film")
+    columns = sa.select(instance.c.manufacturer, instance.c.station_name, instance.c.patient_age)
+    with door.database.read() as connection:
+        rows = connection.execute(columns.order_by(instance.c.id)).all()
+    assert [tuple(row) for row in rows] == [("ACME", "ROOM1", "004Y"), ("ACME", "ROOM1", "0000")]
+
+
 def test_picture_is_kept_as_it_is(door, tmp_path):
     data = jpeg_radiograph(1, size=64)
     receipt = door.intake.receive_file(file_of(tmp_path, data, "film.jpg"), "file:film.jpg")
