@@ -1,5 +1,6 @@
 """Drift from the database to the command line, on SQLite and on PostgreSQL."""
 
+import inspect
 import json
 import sys
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medd.cli import drift as command
 from medd.cli import main as cli
+from medd.learn.drift import MIN_IMAGES, THRESHOLD
 from medd.queue.base import CLASSIFY
 from medd.records import Status
 from medd.registry import bundle as bundles
@@ -125,6 +128,11 @@ def test_time_threshold_and_fewest_images_can_be_chosen(filled, monkeypatch, cap
     assert {row["station_name"] for row in old if row["marked"]} == {"ROOM2", "ROOM3"}
     for options in (("--threshold", "9"), ("--min-images", "41")):
         assert "0 of 2 devices drifted" in medd(monkeypatch, capsys, "drift", *options).out
+
+
+def test_the_commands_defaults_are_those_of_the_module():
+    defaults = {name: option.default for name, option in inspect.signature(command.drift).parameters.items()}
+    assert (defaults["threshold"], defaults["min_images"]) == (THRESHOLD, MIN_IMAGES)
 
 
 def test_a_model_without_a_reference_says_so(home, monkeypatch, capsys):
