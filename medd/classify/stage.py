@@ -148,7 +148,7 @@ class ClassifyStage:
         inputs = [one for one in prepared if isinstance(one, Input)]
         judged = self._judge(model, inputs, [jobs[place].instance_id for place in good])
         for place, one, outcome in zip(good, inputs, judged, strict=True):
-            if isinstance(outcome, Prediction):
+            if isinstance(outcome, Prediction) and model is self._model:  # nobody is shown a shadow
                 outcome = plugins.explain(self._manager, one.pixels, outcome, model.classifier)
             outcomes[place] = outcome
         return outcomes
