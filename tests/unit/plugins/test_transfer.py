@@ -2,14 +2,21 @@
 
 import os
 import urllib.request
+from io import StringIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
+from medd.classify import classifier
 from medd.classify.classifier import resolve
 from medd.classify.onnx import load
 from medd.errors import SettingsError
+from medd.imaging import PreprocessSpec
+from medd.learn.options import TrainOptions
+from medd.learn.train import train
 from medd_transfer import register_classifiers
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,7 +55,7 @@ def backbone(model: "keras.Model") -> "keras.Model":
     return body
 
 
-def train(model: "keras.Model", steps: int = 2) -> None:
+def step(model: "keras.Model", steps: int = 2) -> None:
     model.compile("sgd", "binary_crossentropy")
     for _ in range(steps):
         model.train_on_batch(images(8), np.arange(8)[:, np.newaxis] % 2)
@@ -64,11 +71,11 @@ def test_a_pretrained_backbone_moves_only_after_it_is_thawed(weights):
     model = BUILD((64, 64, 1), weights=weights)
     body, head = backbone(model), model.get_layer("predictions")
     before, first = body.get_weights(), head.get_weights()
-    train(model)
+    step(model)
     assert moved(body, before) == set()
     assert not np.array_equal(head.get_weights()[0], first[0])
     THAW(model)
-    train(model)
+    step(model)
     assert "kernel" in moved(body, before)
 
 
@@ -76,14 +83,14 @@ def test_pretrained_statistics_stay_when_the_backbone_is_thawed(weights):
     model = BUILD((64, 64, 1), weights=weights)
     THAW(model)
     before = backbone(model).get_weights()
-    train(model)
+    step(model)
     assert moved(backbone(model), before) == {"kernel"}
 
 
 def test_a_backbone_with_random_weights_learns_from_the_start():
     model = BUILD((64, 64, 1), weights="random")
     before = backbone(model).get_weights()
-    train(model)
+    step(model)
     assert moved(backbone(model), before) == {"kernel", "gamma", "beta", "moving_mean", "moving_variance"}
 
 
@@ -157,13 +164,42 @@ def test_the_head_fits_the_labels(n_labels, head, outputs, activation):
 def test_the_exported_network_computes_what_was_trained(name, tmp_path):
     keras.utils.set_random_seed(2)
     model = BUILD((64, 64, 1), backbone=name, weights="random")
-    train(model, steps=1)
+    step(model, steps=1)
     network = keras.Model(model.input, model.output)
     network(images(1))
     network.export(tmp_path / "model.onnx", format="onnx", verbose=False)
     for count in (1, 3):
         served = load(tmp_path).predict(images(count))
         np.testing.assert_allclose(served[:, 1:], model.predict(images(count), verbose=0), atol=1e-4)
+
+
+def test_medd_train_thaws_the_backbone_and_serves_the_result(weights, tmp_path):
+    # Two epochs, the second with the backbone free; training itself holds what it exports against what it trained.
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    for number in range(36):
+        label, level = (("NORMAL", 0.2), ("PNEUMONIA", 0.5))[number % 2]
+        path = tmp_path / "data" / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.uint8(255 * (level + 0.3 * rng.random((64, 64)))))
+    options = TrainOptions(
+        network="transfer",
+        version="1",
+        network_options={"weights": weights},
+        epochs=2,
+        frozen_epochs=1,
+        steps_per_epoch=2,
+        batch_size=4,
+        keep="last",
+        preprocess=PreprocessSpec(size=32, channels=1),
+    )
+    bundle = train(tmp_path / "data", tmp_path / "bundle", options, [SPEC], console=Console(file=StringIO()))
+    model = classifier.load(tmp_path / "bundle", [SPEC])
+    assert bundle.reference is not None
+    assert model.predict(images(3)[:, :32, :32]).shape == (3, 2)
+    first = BUILD((32, 32, 1), weights=weights)
+    trained = keras.models.load_model(tmp_path / "bundle" / "model.keras")
+    assert moved(backbone(trained), backbone(first).get_weights()) == {"kernel"}
 
 
 def test_a_saved_network_is_thawed_as_the_first_one(weights, tmp_path):
@@ -173,7 +209,7 @@ def test_a_saved_network_is_thawed_as_the_first_one(weights, tmp_path):
     np.testing.assert_array_equal(again.predict(images(2), verbose=0), model.predict(images(2), verbose=0))
     THAW(again)
     before = backbone(again).get_weights()
-    train(again)
+    step(again)
     assert moved(backbone(again), before) == {"kernel"}
 
 
