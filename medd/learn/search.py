@@ -1,12 +1,10 @@
 """Any hyper-parameter of a recipe, searched for by optuna: what does best on validation, never on the test part."""
 
 import csv
-import fcntl
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -20,7 +18,7 @@ from medd.hookspecs import ClassifierSpec
 from medd.learn import extra, manifest, metrics
 from medd.learn.fit import classes_of, fit
 from medd.learn.options import TrainOptions
-from medd.learn.sweep import finding
+from medd.learn.sweep import alone, finding
 from medd.learn.train import prepare, require_extra, trainable
 
 if TYPE_CHECKING:
@@ -207,7 +205,7 @@ def search(
         return mean(values)
 
     output.mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with alone(output):
         about = {
             "split_digest": manifest.digest(prepared.samples),
             "recipe": options.model_dump(mode="json", exclude={"name", "version", "licence", "intended_use"}),
@@ -264,17 +262,6 @@ def _study(url: str, about: dict[str, Any], *, retry: bool) -> "optuna.Study":
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
     return study
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Hold the folder, so that no trial of another process is taken for one that was killed."""
-    with (output / "search.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(f"{output}: another search is at work here") from None
-        yield
 
 
 def _write(path: Path, study: "optuna.Study") -> None:

@@ -5,11 +5,13 @@ of a seed that share their steps are therefore one run, whose weights are measur
 What is finished stands in ``epochs.jsonl``; a sweep that was stopped goes on from there.
 """
 
+import fcntl
 import json
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from medd.errors import SettingsError
+from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import manifest, metrics
 from medd.learn.dataset import Part
@@ -116,6 +118,7 @@ def sweep(
     Raises:
         SettingsError: The data do not allow it, or the folder holds another study.
         PluginError: No plugin brings the network, or it cannot be trained.
+        ModelUnusable: Training diverged.
     """
     require_extra()
     console = console or Console(stderr=True)
@@ -125,17 +128,20 @@ def sweep(
     samples, skipped = manifest.read(data)
     stated = any(sample.split == "test" for sample in samples)
     prepared = prepare_samples(samples, skipped, options, console)
-    output.mkdir(parents=True, exist_ok=True)
-    _claim(output, data, prepared, options)
     constant = options.optimizer.schedule == "constant"
-    for seed in plan.seeds:
-        for run in plan.runs(constant_rate=constant):
-            missing = [cell for cell in run if (seed, cell) not in read(output, constant_rate=constant)]
-            if missing:
+    output.mkdir(parents=True, exist_ok=True)
+    with alone(output):
+        _claim(output, data, prepared, options)
+        for seed in plan.seeds:
+            for run in plan.runs(constant_rate=constant):
                 longest = max(run)
-                console.print(f"seed {seed}, {longest.steps} steps, {longest.epochs} epochs", highlight=False)
                 update = {"seed": seed, "epochs": longest.epochs, "steps_per_epoch": longest.steps}
-                _run(output, spec, prepared, options.model_copy(update=update), run, console)
+                work = output / f"work-{seed}-{longest.steps}-{longest.epochs}"
+                found = read(output, constant_rate=constant)
+                if any((seed, cell) not in found for cell in run):
+                    console.print(f"seed {seed}, {longest.steps} steps, {longest.epochs} epochs", highlight=False)
+                    _run(output, work, spec, prepared, options.model_copy(update=update), run, console)
+                shutil.rmtree(work, ignore_errors=True)
     found = read(output, constant_rate=constant)
     wanted = [(seed, cell) for seed in plan.seeds for cell in {*plan.table_2, *plan.table_3}]
     sides = {side: (len(part), len({s.patient for s in part.samples})) for side, part in prepared.parts.items()}
@@ -157,8 +163,24 @@ def _claim(output: Path, data: Path, prepared: Prepared, options: TrainOptions) 
             cut.write("\n")  # the sweep was killed while it wrote
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that what another process left there is known to be left.
+
+    Raises:
+        SettingsError: Another process holds it.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"{folder}: another sweep or search is at work here") from None
+        yield
+
+
 def _run(
     output: Path,
+    work: Path,
     spec: ClassifierSpec,
     prepared: Prepared,
     options: TrainOptions,
@@ -167,9 +189,8 @@ def _run(
 ) -> None:
     """Train once and note every epoch; those of the cells are measured."""
     wanted = sorted(cell.epochs for cell in cells)
-    work = output / f"work-{options.seed}-{options.steps_per_epoch}-{options.epochs}"
     asked = work / "epochs.json"
-    if work.exists() and (not asked.exists() or json.loads(asked.read_text()) != wanted):
+    if work.exists() and (not asked.exists() or asked.read_text() != json.dumps(wanted)):
         shutil.rmtree(work)  # it may be past an epoch that is asked for now
     work.mkdir(exist_ok=True)
     asked.write_text(json.dumps(wanted))
@@ -187,17 +208,23 @@ def _run(
         began = time.monotonic()
 
     fit(spec, prepared.parts, classes, options, console, work=work, on_epoch=note)
-    shutil.rmtree(work)
 
 
 def measure(model: "keras.Model", classes: Classes, parts: dict[str, Part], sensitivity: float) -> dict[str, Any]:
     """Measure a network on the validation and the test part, at 0.5 and at the threshold that validation chooses.
+
+    Raises:
+        ModelUnusable: It gives no numbers any more.
 
     Returns:
         threshold, and for "val" and "test" accuracy, sensitivity and specificity at 0.5, auroc, loss (cross-entropy,
         nats), and at_threshold, what becomes of the first three there.
     """
     said = {side: (parts[side].truth != 0, finding(model, classes, parts[side])) for side in ("val", "test")}
+    if not all(np.isfinite(scores).all() for _, scores in said.values()):
+        raise ModelUnusable(
+            "training diverged; a lower learning rate may help. Received: probabilities that are no numbers"
+        )
     threshold = metrics.threshold_for(*said["val"], sensitivity)
     measured: dict[str, Any] = {"threshold": threshold}
     names = ("accuracy", "sensitivity", "specificity")

@@ -133,7 +133,7 @@ def test_with_a_rate_that_falls_each_cell_is_a_run_of_its_own(two_labels, tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
     assert [(line["of"], line["epoch"]) for line in lines] == [(1, 1), (2, 1), (2, 2)]
     first, second = study.cells[0, Cell(1, 3)], study.cells[0, Cell(2, 3)]
-    assert first["history"]["loss"][0] != second["history"]["loss"][0]
+    assert first["history"]["val_loss"][0] != second["history"]["val_loss"][0]
 
 
 @needs_tensorflow
