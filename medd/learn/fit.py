@@ -1,5 +1,6 @@
 """The loop that trains a network, epoch by epoch, and goes on where it was killed."""
 
+import inspect
 import json
 import re
 from collections import defaultdict
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medd.classify.classifier import resolve
-from medd.errors import ModelUnusable
+from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.learn.dataset import Part, ahead, batches
 from medd.learn.manifest import Sample
@@ -159,7 +160,12 @@ class _State:
         build = resolve(spec.build, spec.name)
         self._spec, self._options = spec, options
         self._outputs = len(classes.names)
-        self.model = build(shape, self._outputs, head=options.head, dropout=options.dropout, **options.network_options)
+        hyper = {"head": options.head, "dropout": options.dropout, **options.network_options}
+        try:
+            inspect.signature(build).bind(shape, self._outputs, **hyper)
+        except TypeError as error:
+            raise SettingsError(f"network_options: {error}. Received: {options.network_options}") from error
+        self.model = build(shape, self._outputs, **hyper)
         self._binary = self.model.output_shape[-1] == 1
         self._thawed = False
         self._compile(options.epochs, 1.0)

@@ -272,12 +272,13 @@ def test_a_bundle_is_never_overwritten(sigmoid, two_labels):
     [
         ({"network": "other"}, PluginError, "paper"),
         ({"negative": "healthy"}, SettingsError, "no finding"),
+        ({"network_options": {"width": 3}}, SettingsError, "network_options.*width"),
     ],
 )
 def test_what_cannot_be_trained_is_said_at_once(two_labels, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         run(two_labels, tmp_path / "x", **options)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "x").exists()
 
 
 class _Served:
