@@ -120,7 +120,8 @@ class Medd(Receiver):
         return [str(Path(sys.executable).with_name("medd")), "serve", "--home", str(self.home), *self.stages]
 
     def environment(self) -> dict[str, str]:
-        return {"MEDD_LISTENER__PORT": str(self.port)}
+        # The network that the textbook script runs as well.
+        return {"MEDD_LISTENER__PORT": str(self.port), "MEDD_MODEL__CLASSIFIER": "paper"}
 
     def ready(self) -> bool:
         return any(line.startswith("ready:") for line in self.log.read_text().splitlines())
