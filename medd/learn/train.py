@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from rich.console import Console
 from medd.classify.classifier import LoadedModel, resolve
 from medd.errors import PluginError, SettingsError
 from medd.hookspecs import ClassifierSpec
-from medd.learn import manifest, metrics, plots, serving
+from medd.learn import extra, manifest, metrics, plots, serving
 from medd.learn.dataset import Part, decode
 from medd.learn.evaluate import evaluate, score
 from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
@@ -269,9 +269,7 @@ def _tensorboard(folder: Path | None) -> OnEpoch | None:
 
 def require_extra() -> None:
     """See that the train extra is installed, before an hour's work fails at its end."""
-    for module in ("tensorflow", "sklearn", "matplotlib", "tf2onnx"):
-        if util.find_spec(module) is None:
-            raise SettingsError(f"training needs more: pip install 'medd[train]'. Received: no module {module!r}")
+    extra.require("tensorflow", "sklearn", "matplotlib", "tf2onnx")
     # Must be set before tensorflow is imported. What it writes to standard error by itself (no GPU here, a build newer
     # than its graph) is nothing that a user can act on; real errors are raised.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -311,7 +311,7 @@ def test_a_network_that_is_served_otherwise_than_trained_is_unusable():
 
 
 def test_without_the_extra_the_way_to_it_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(learn.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(learn.extra.util, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"pip install 'medd\[train\]'"):
         train(tmp_path, tmp_path / "out", TrainOptions(), [])
 
