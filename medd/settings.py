@@ -109,7 +109,7 @@ class ModelSettings(Section):
     """``[model]``: which classifier is used."""
 
     #: A classifier that a plugin brings; which of its versions is on duty stands in the database.
-    classifier: str = "paper"
+    classifier: str = "pneumonia"
 
 
 class RetrainSettings(Section):

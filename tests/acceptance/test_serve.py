@@ -13,7 +13,7 @@ import pytest
 from medd.testing import cheap_series
 from tests.support import ROOT, Daemon, RawSender, running, uid_in, wait_until
 
-SHIPPED = ROOT / "plugins" / "medd_pneumonia" / "bundles" / "paper-1" / "bundle.json"
+SHIPPED = ROOT / "plugins" / "medd_pneumonia" / "bundles" / "pneumonia-1" / "bundle.json"
 
 
 def send(port: int, n: int, seed: int = 0) -> None:

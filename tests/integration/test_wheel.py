@@ -177,10 +177,10 @@ def test_classifier_of_a_stranger_is_used_by_name(installed, tmp_path):
 
 
 def test_shipped_classifier_scores_films(installed, tmp_path):
-    if not (ROOT / "plugins" / "medd_pneumonia" / "bundles" / "paper-1").is_dir():
+    if not (ROOT / "plugins" / "medd_pneumonia" / "bundles" / "pneumonia-1").is_dir():
         pytest.skip("the shipped classifier's bundle is not made yet")
     write_samples(tmp_path / "films", 4, size=512)
     rows = json.loads(installed.medd("classify", tmp_path / "films", "--format", "json", home=tmp_path / "home"))
     assert [row["status"] for row in rows] == ["scored"] * 4
-    assert {row["model"] for row in rows} == {"paper/1"}
+    assert {row["model"] for row in rows} == {"pneumonia/1"}
     assert {label for row in rows for label in row["probabilities"]} == {"NORMAL", "PNEUMONIA"}

@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medd.classify import classifier
+from medd.hookspecs import ClassifierSpec
+from medd.imaging import load, preprocess
 from medd.learn import manifest
 from medd.learn.dataset import decode
 from medd.learn.evaluate import evaluate
@@ -13,14 +16,25 @@ from medd_pneumonia import register_classifiers
 
 CHEST = Path(__file__).parents[3] / "../shared/data/chest_xray/train"
 
-(SPEC,) = [spec for spec in register_classifiers() if spec.name == "paper"]
-assert SPEC.bundle is not None
-FOLDER: Path = SPEC.bundle
+CARDS = {"paper": "MODEL_CARD_paper.md", "pneumonia": "MODEL_CARD.md"}
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return bundles.read(FOLDER)
+@pytest.fixture(scope="module", params=CARDS)
+def spec(request: pytest.FixtureRequest) -> ClassifierSpec:
+    [found] = [spec for spec in register_classifiers() if spec.name == request.param]
+    assert found.bundle is not None
+    return found
+
+
+@pytest.fixture
+def folder(spec: ClassifierSpec) -> Path:
+    assert spec.bundle is not None
+    return spec.bundle
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Bundle:
+    return bundles.read(folder)
 
 
 def figures_of(bundle: Bundle) -> list[str]:
@@ -43,36 +57,56 @@ def figures_of(bundle: Bundle) -> list[str]:
     ]
 
 
-def test_the_shipped_model_keeps_the_contract():
-    check_classifier(SPEC)
+def test_the_shipped_model_keeps_the_contract(spec):
+    check_classifier(spec)
 
 
-def test_the_shipped_model_says_what_it_is_for(bundle):
-    assert bundle.ref == "paper/1"
+def test_the_shipped_model_says_what_it_is_for(spec, bundle):
+    assert bundle.ref == f"{spec.name}/1"
     assert "Kermany, Zhang, Goldbaum 2018, CC BY 4.0, doi:10.17632/rscbjbr9sj.2" in bundle.licence
     assert "Not for diagnosis" in bundle.intended_use
     assert bundle.evaluation["onnx_max_difference"] <= 1e-4
 
 
-def test_nothing_but_the_bundle_is_shipped(bundle):
-    found = {path.name for path in FOLDER.iterdir()}
+def test_nothing_but_the_bundle_is_shipped(folder, bundle):
+    found = {path.name for path in folder.iterdir()}
     assert found == {*bundle.files, "bundle.json"}
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 11_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 11_000_000
 
 
-def test_the_model_card_states_what_was_measured(bundle):
-    card = (FOLDER.parents[1] / "MODEL_CARD.md").read_text()
+def test_the_model_card_states_what_was_measured(spec, folder, bundle):
+    card = (folder.parents[1] / CARDS[spec.name]).read_text()
     assert [line for line in figures_of(bundle) if line not in card] == []
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not CHEST.is_dir(), reason="needs ../shared/data/chest_xray")
-def test_the_figures_come_out_again(bundle):
-    samples = manifest.divide(manifest.read(CHEST)[0], bundle.training["options"]["seed"])
+def test_the_figures_come_out_again(folder, bundle):
+    options = bundle.training["options"]
+    samples = manifest.divide(manifest.read(CHEST)[0], options.get("split_seed") or options["seed"])
     assert manifest.digest(samples) == bundle.training["split_digest"]
     held_out = [sample for sample in samples if sample.split == "test"]
     part, _ = decode(held_out, bundle.labels, bundle.preprocess)
-    measured = evaluate(classifier.load(FOLDER, register_classifiers()), part)
+    measured = evaluate(classifier.load(folder, register_classifiers()), part)
     # Another processor rounds otherwise: one image of 780 may cross the threshold.
     for name in ("accuracy", "auroc", "sensitivity", "specificity", "brier", "ece"):
         assert measured[name] == pytest.approx(bundle.evaluation[name], abs=0.006)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CHEST.is_dir(), reason="needs ../shared/data/chest_xray")
+def test_the_default_model_refuses_few_of_its_own_and_what_is_no_such_film():
+    [spec] = [spec for spec in register_classifiers() if spec.name == "pneumonia"]
+    assert spec.bundle is not None
+    model = classifier.load(spec.bundle, [spec])
+    samples = [s for s in manifest.divide(manifest.read(CHEST)[0], 0) if s.split == "test"]
+    films = [load(sample.path) for sample in samples]
+
+    def refused(images: list[np.ndarray]) -> float:
+        inputs = np.stack([preprocess(np.ascontiguousarray(image), model.bundle.preprocess) for image in images])
+        return float(model.refused(model.explain(inputs)).mean())
+
+    assert refused(films) <= 0.02
+    some = films[::10]
+    assert refused([1 - film for film in some]) > 0.99
+    assert refused([np.rot90(film) for film in some]) > 0.99
