@@ -56,6 +56,7 @@ def run(home: Path, images: int) -> int:
                     shutil.copy(picture, home / "inbox" / picture.name)
             database = Database(f"sqlite:///{home / 'medd.db'}")
             _wait(database, len(samples), console)
+            say("   (these films are drawings: what a model says of them means nothing)")
             say("4  the worklist, most urgent first: medd worklist")
             _show_worklist(home, environment)
         finally:
