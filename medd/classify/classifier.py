@@ -121,16 +121,16 @@ class LoadedModel:
         if self.bundle.calibration is None:
             return scores
         positive = np.isin(self.bundle.labels, self.bundle.positive_labels)
-        before = scores[:, positive].sum(axis=1, dtype=np.float64)
-        after = self.bundle.calibration.apply(before)
-        factors = np.where(
-            positive,
-            (after / np.maximum(before, 1e-12))[:, None],
-            ((1 - after) / np.maximum(1 - before, 1e-12))[:, None],
-        )
-        moved = (scores * factors).astype(np.float32)
-        # Where nothing was left to share out in proportion, the calibrated share still has to sum to 1.
-        return np.asarray(moved / moved.sum(axis=1, keepdims=True), np.float32)
+        exact = scores.astype(np.float64)
+        inside, outside = exact[:, positive].sum(axis=1), exact[:, ~positive].sum(axis=1)
+        after = self.bundle.calibration.apply(inside / (inside + outside))
+        moved = np.empty_like(exact)
+        for part, before, share in ((positive, inside, after), (~positive, outside, 1 - after)):
+            # Where nothing is left to share out in proportion, it is shared evenly.
+            even = np.full((len(exact), int(part.sum())), 1 / part.sum())
+            split = np.divide(exact[:, part], before[:, None], out=even, where=before[:, None] > 0)
+            moved[:, part] = split * share[:, None]
+        return moved.astype(np.float32)
 
     def refused(self, scores: Scores) -> NDArray[np.bool_]:
         """(N,) whether each image is too unlike those of the training to be judged."""
@@ -154,6 +154,8 @@ class LoadedModel:
         scores = self.explain(np.stack([one.pixels for one in inputs]))
         refused = self.refused(scores)
         limits = self.bundle.age_years
+        # Of a padded square the map would have to be cut back to the film; laid over it as it is, it would point aside.
+        heat = None if self.bundle.preprocess.fit == "pad" else scores.heat
         judged: list[Prediction | NotAssessable] = []
         for number, (one, instance_id) in enumerate(zip(inputs, instance_ids, strict=True)):
             if refused[number]:
@@ -169,7 +171,7 @@ class LoadedModel:
                 flags=(AGE_OUTSIDE_TRAINING,) if strange else (),
                 input_mean=one.mean,
                 input_std=one.std,
-                attachments=() if scores.heat is None else (heat_attachment(scores.heat[number]),),
+                attachments=() if heat is None else (heat_attachment(heat[number]),),
             )
             judged.append(made)
         return judged

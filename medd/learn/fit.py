@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -103,11 +104,21 @@ def fit(
     keras.backend.clear_session()
     keras.utils.set_random_seed(options.seed)
     tf.config.experimental.enable_op_determinism()
-    state = _State(spec, options, classes, options.preprocess.input_shape)
+    shape = options.preprocess.input_shape
+    state = _State(spec, options, classes, shape)
     checkpoint = work / _CHECKPOINT if work else None
     if checkpoint and checkpoint.is_file():
-        state.restore(checkpoint)
-        console.print(f"goes on after epoch {state.epoch}", highlight=False)
+        try:
+            state.restore(checkpoint)
+            console.print(f"goes on after epoch {state.epoch}", highlight=False)
+        except (
+            Exception
+        ) as error:  # a damaged archive fails in many ways, and none of them is worth more than a restart
+            console.print(
+                f"the checkpoint cannot be read, begins anew. Received: {error!r}", highlight=False, markup=False
+            )
+            keras.utils.set_random_seed(options.seed)
+            state = _State(spec, options, classes, shape)
     targets = classes.targets(parts["train"].samples, options.sublabels)
     val_inputs = parts["val"].inputs()
     val_targets = state.encode(classes.targets(parts["val"].samples, options.sublabels)[:, np.newaxis])
@@ -165,16 +176,20 @@ class _State:
             inspect.signature(build).bind(shape, self._outputs, **hyper)
         except TypeError as error:
             raise SettingsError(f"network_options: {error}. Received: {options.network_options}") from error
-        self.model = build(shape, self._outputs, **hyper)
+        try:
+            self.model = build(shape, self._outputs, **hyper)
+        except (TypeError, ValueError) as error:
+            lines = str(error).strip().splitlines()
+            raise SettingsError(f"{spec.name}: cannot be built at {shape}: {lines[0] if lines else error!r}") from error
         self._binary = self.model.output_shape[-1] == 1
         self._thawed = False
-        self._compile(options.epochs, 1.0)
+        self._compile(options.frozen_epochs or options.epochs, 1.0)
         self._average: list[NDArray[Any]] = []
         if options.optimizer.average:
             self._average = [np.array(v) for v in self.model.trainable_variables]
         self.epoch = self._steps = 0
         self.history: dict[str, list[float]] = {}
-        self._best_loss, self._best_epoch = np.inf, 0
+        self._lowest_loss, self._lowest_epoch, self._best_epoch = np.inf, 0, 0
         self._best: list[NDArray[Any]] = []
 
     def _compile(self, epochs: int, factor: float) -> None:
@@ -199,17 +214,21 @@ class _State:
     @property
     def is_over(self) -> bool:
         """Whether validation has not improved for as long as the recipe waits."""
-        return bool(self._options.patience) and self.epoch - self._best_epoch >= self._options.patience
+        since = self.epoch - max(self._lowest_epoch, self._options.frozen_epochs)
+        return bool(self._options.patience) and since >= self._options.patience
 
     def begin_epoch(self) -> None:
         """Free the backbone when its time has come."""
         frozen = self._options.frozen_epochs
         if frozen and self._spec.thaw and not self._thawed and self.epoch >= frozen:
+            before = len(self.model.trainable_variables)
             resolve(self._spec.thaw, self._spec.name)(self.model)
             self._thawed = True
-            self._compile(self._options.epochs - frozen, _FINE_TUNING)
+            # A backbone that was never frozen goes on at its own rate.
+            factor = _FINE_TUNING if len(self.model.trainable_variables) != before else 1.0
+            self._compile(self._options.epochs - frozen, factor)
             if self._average:
-                self._average = [np.array(v) for v in self.model.trainable_variables]
+                self._average, self._steps = [np.array(v) for v in self.model.trainable_variables], 0
 
     def average_step(self) -> None:
         """Move the average towards the weights; quickly at first, when they have not settled."""
@@ -232,10 +251,12 @@ class _State:
         self.epoch += 1
         for name, value in figures.items():
             self.history.setdefault(name, []).append(value)
-        better = self._options.keep == "last" or figures["val_loss"] < self._best_loss
-        if better and np.isfinite(figures["val_loss"]):
-            self._best_loss, self._best_epoch = figures["val_loss"], self.epoch
-            self._best = self.model.get_weights()
+        loss = figures["val_loss"]
+        lowest = loss < self._lowest_loss
+        if lowest:
+            self._lowest_loss, self._lowest_epoch = loss, self.epoch
+        if lowest or (self._options.keep == "last" and np.isfinite(loss)):
+            self._best_epoch, self._best = self.epoch, self.model.get_weights()
 
     def kept(self) -> Fitted:
         """The model with the weights to keep."""
@@ -252,19 +273,27 @@ class _State:
         arrays |= {f"average_{n}": v for n, v in enumerate(self._average)}
         arrays |= {f"best_{n}": v for n, v in enumerate(self._best)}
         told = {"epoch": self.epoch, "steps": self._steps, "history": self.history}
-        told |= {"best_loss": self._best_loss, "best_epoch": self._best_epoch}
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **arrays, state=np.array(json.dumps(told)))  # type: ignore[arg-type]
+        told |= {"lowest_loss": self._lowest_loss, "lowest_epoch": self._lowest_epoch, "best_epoch": self._best_epoch}
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez(file, **arrays, state=np.array(json.dumps(told)))  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Take up a checkpoint of the same recipe."""
+        """Take up a checkpoint of the same recipe.
+
+        Raises:
+            Exception: Any; it is damaged, and this state is not to be used any more.
+        """
         with np.load(path) as saved:
             told = json.loads(str(saved["state"]))
-            self.epoch, self._steps, self.history = told["epoch"], told["steps"], told["history"]
-            self._best_loss, self._best_epoch = told["best_loss"], told["best_epoch"]
+            self.epoch, self.history = told["epoch"], told["history"]
+            self._lowest_loss, self._lowest_epoch = told["lowest_loss"], told["lowest_epoch"]
             if self.epoch > self._options.frozen_epochs:
                 self.begin_epoch()
+            self._steps, self._best_epoch = told["steps"], told["best_epoch"]
             for number, variable in enumerate(self._variables()):
                 variable.assign(saved[f"variable_{number}"])
             self._average = [saved[f"average_{n}"] for n in range(len(self._average))]

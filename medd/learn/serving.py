@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 _MAPS = ("pool_", "features")
 #: Directions in feature space with a variance of their own; what is left shares one.
 _DIRECTIONS = 128
+#: With more features than this the directions are found by random projections: the exact way takes their cube.
+_EXACT = 2000
 _BATCH = 64
 
 
@@ -87,10 +89,12 @@ def familiar(model: "keras.Model", part: Part) -> Familiar | None:
     features = np.concatenate([reader.predict_on_batch(part.inputs(n, n + _BATCH)) for n in starts]).astype(np.float64)
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     # A feature that never moves (a dead unit) must not make every image that stirs it infinitely far.
-    scale = 1 / np.maximum(deviation, max(1e-6, 0.05 * float(np.median(deviation))))
+    alive = deviation[deviation > 0]
+    scale = 1 / np.maximum(deviation, max(1e-6, 0.05 * float(np.median(alive)) if alive.size else 0.0))
     scaled = (features - mean) * scale
     count = min(_DIRECTIONS, len(features) // 4, scaled.shape[1] - 1)
-    fitted = PCA(count, svd_solver="covariance_eigh").fit(scaled)
+    solver = "covariance_eigh" if scaled.shape[1] <= _EXACT else "randomized"
+    fitted = PCA(count, svd_solver=solver, random_state=0).fit(scaled)
     total = float(scaled.var(axis=0).sum())
     rest = max(total - float(fitted.explained_variance_.sum()), 1e-6) / (scaled.shape[1] - count)
     axes = fitted.components_.T
@@ -152,19 +156,22 @@ def _heat(model: "keras.Model", scores: Any, finding: NDArray[np.bool_]) -> Any:
         return None
     maps = found[-1].output
     head = model.layers[model.layers.index(found[-1]) + 1 :]
+    last = head[-1] if head else None
+    if not isinstance(last, layers.Dense) or _activation(last) not in ("sigmoid", "softmax"):
+        return None
     side = tuple(maps.shape[1:])
     # d log-odds / d logit: a softmax within the findings, minus one within the others; of a sigmoid's logit it is 1.
     inside, outside = finding.astype(np.float32), (~finding).astype(np.float32)
-    if head[-1].units == 1:
+    if last.units == 1:
         gradient = ops.ones_like(scores[:, 1:])
     else:
         share = scores * inside / (ops.sum(scores * inside, axis=1, keepdims=True) + 1e-12)
         gradient = share - scores * outside / (ops.sum(scores * outside, axis=1, keepdims=True) + 1e-12)
     for layer in reversed(head):
         if isinstance(layer, layers.Dense):
-            if layer.activation.__name__ == "relu":
+            if _activation(layer) == "relu":
                 gradient = gradient * ops.cast(layer.output > 0, "float32")
-            elif layer is not head[-1] and layer.activation.__name__ != "linear":
+            elif layer is not last and _activation(layer) != "linear":
                 return None
             gradient = ops.matmul(gradient, np.asarray(layer.kernel).T)
         elif isinstance(layer, layers.Flatten):
@@ -175,6 +182,10 @@ def _heat(model: "keras.Model", scores: Any, finding: NDArray[np.bool_]) -> Any:
         elif not isinstance(layer, layers.Dropout):
             return None
     return ops.relu(ops.sum(maps * gradient[:, None, None, :], axis=-1))
+
+
+def _activation(layer: Any) -> str:
+    return getattr(layer.activation, "__name__", "")
 
 
 def export(model: "keras.Model", serving: "keras.Model", folder: Path, spec: PreprocessSpec) -> None:
@@ -196,8 +207,12 @@ def difference(serving: "keras.Model", served: LoadedModel, part: Part) -> float
     Raises:
         ModelUnusable: It is above `TOLERANCE`.
     """
-    trained = serving.predict(part.inputs(), batch_size=_BATCH, verbose=0)["probabilities"]
-    apart = float(np.abs(trained - served.predict(part.inputs())).max())
+    apart = 0.0
+    for start in range(0, len(part), _BATCH):
+        batch = part.inputs(start, start + _BATCH)
+        trained = np.asarray(serving.predict_on_batch(batch)["probabilities"])
+        worst = float(np.abs(trained - served.predict(batch)).max())
+        apart = worst if np.isnan(worst) else max(apart, worst)
     if not apart <= TOLERANCE:
         raise ModelUnusable(
             f"{served.bundle.ref}: the exported network does not compute what was trained "

@@ -8,11 +8,12 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -163,15 +164,15 @@ def train_prepared(
             "images": {side: _counts(part) for side, part in parts.items()},
             "skipped": len(prepared.skipped),
             "split_digest": split_digest,
-            "options": options.model_dump(mode="json", exclude={"licence", "intended_use", "preprocess"}),
+            "options": _public(options),
             "epochs_run": len(fitted.history["loss"]),
             "best_epoch": fitted.epoch,
             "seconds": round(time.monotonic() - started),
-            "versions": {name: metadata.version(name) for name in ("medd", "tensorflow", "keras", "onnxruntime")},
+            "versions": _versions(),
         }
+        updates = {"evaluation": evaluation, "training": training, "reference": _reference(served, parts)}
         shutil.rmtree(work)
         (folder / _STATE).unlink()
-        updates = {"evaluation": evaluation, "training": training, "reference": _reference(served, parts)}
         made = bundles.write(folder, served.bundle.model_copy(update=updates))
         folder.rename(output)
     return made
@@ -182,13 +183,24 @@ def _settle(served: LoadedModel, part: Part, options: TrainOptions) -> Bundle:
     truth, raw = score(served, part)
     calibration = metrics.calibrate(truth, raw, options.prevalence)
     bundle = served.bundle.model_copy(update={"calibration": calibration})
-    threshold = metrics.threshold_for(truth, calibration.apply(raw), options.sensitivity)
+    _, calibrated = score(LoadedModel(bundle, served.classifier), part)
+    threshold = metrics.threshold_for(truth, calibrated, options.sensitivity)
     gate = None
     if options.refusals:
         novelty = serving.novelty(served, part)
         if novelty is not None:
             gate = Gate(threshold=float(np.ceil(np.quantile(novelty, 1 - options.refusals) * 1e4) / 1e4))
     return bundle.model_copy(update={"threshold": threshold, "gate": gate})
+
+
+def _public(options: TrainOptions) -> dict[str, Any]:
+    """The recipe as the bundle tells it: a file that a network was given is named without its folder."""
+    told = options.model_dump(mode="json", exclude={"licence", "intended_use", "preprocess"})
+    told["network_options"] = {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_file() else value
+        for name, value in told["network_options"].items()
+    }
+    return told
 
 
 def _reference(served: LoadedModel, parts: dict[str, Part]) -> Reference:
@@ -214,25 +226,43 @@ def _unfinished(output: Path, options: TrainOptions, split_digest: str) -> Itera
     It is renamed when it is complete: a bundle is never half there. While somebody works in it, it is locked.
     """
     recipe = options.model_dump_json(exclude={"version"})
-    key = hashlib.sha256(f"{recipe}\n{split_digest}".encode()).hexdigest()
+    key = hashlib.sha256(f"{recipe}\n{split_digest}\n{_versions()}".encode()).hexdigest()
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(output.name + ".part")
-    for candidate in sorted(output.parent.glob("*.part")):
-        state = candidate / _STATE
-        if not state.is_file() or state.read_text() != key:
-            continue
-        with _locked(candidate) as ours:
-            if ours:
-                if candidate != part:
-                    shutil.rmtree(part, ignore_errors=True)
-                    candidate.rename(part)
-                yield part
-                return
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    with _locked(part):
-        (part / _STATE).write_text(key)
+    busy = SettingsError(f"{part}: another training is at work here")
+    with ExitStack() as locks:
+
+        def take(folder: Path) -> bool:
+            return locks.enter_context(_locked(folder))
+
+        if part.is_dir() and not take(part):
+            raise busy
+        if not _is_of(part, key):
+            shutil.rmtree(part, ignore_errors=True)
+            others = (one for one in sorted(output.parent.glob("*.part")) if _is_of(one, key))
+            found = next((one for one in others if take(one)), None)
+            try:
+                if found:
+                    found.rename(part)
+                else:
+                    part.mkdir()
+            except OSError as error:
+                raise busy from error
+            if not found:
+                if not take(part):
+                    raise busy
+                (part / _STATE).write_text(key)
         yield part
+
+
+def _is_of(folder: Path, key: str) -> bool:
+    """Whether a folder holds an unfinished run with this key."""
+    state = folder / _STATE
+    return state.is_file() and state.read_text() == key
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("medd", "tensorflow", "keras", "onnxruntime")}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from medd.classify import classifier
 from medd.classify.classifier import LoadedModel
 from medd.cli import train as command
 from medd.errors import ModelUnusable, NotAssessable, PluginError, SettingsError
+from medd.hookspecs import ClassifierSpec
 from medd.imaging import PreprocessSpec, load, preprocess
-from medd.learn import serving
+from medd.learn import fit, serving
 from medd.learn import train as learn
-from medd.learn.options import TrainOptions, read_options
+from medd.learn.options import OptimizerOptions, TrainOptions, read_options
 from medd.learn.train import train
 from medd.records import Prediction
 from medd.registry import bundle as bundles
@@ -126,6 +128,94 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(two_labels, tm
     whole, again = tmp_path / "whole" / "model", tmp_path / "killed" / "again"
     assert (whole / "history.csv").read_bytes() == (again / "history.csv").read_bytes()
     np.testing.assert_array_equal(scores(whole, two_labels), scores(again, two_labels))
+
+
+@needs_tensorflow
+def test_a_checkpoint_that_cannot_be_read_costs_its_epochs_only(two_labels, tmp_path, monkeypatch):
+    def kill(epoch: int, *_: Any) -> None:
+        if epoch == 2:
+            raise _Killed
+
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: kill)
+    with pytest.raises(_Killed):
+        run(two_labels, tmp_path / "model")
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: None)
+    checkpoint = tmp_path / "model.part" / "work" / "checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    _, told = run(two_labels, tmp_path / "model")
+    assert "begins anew" in told
+    assert "epoch 1/2" in told
+
+
+@needs_tensorflow
+def test_a_folder_in_which_a_training_is_at_work_is_left_alone(two_labels, tmp_path):
+    options = TrainOptions(**SHORT)
+    with learn._unfinished(tmp_path / "model", options, "digest") as first:
+        (first / "epoch").touch()
+        for other in (options, options.model_copy(update={"seed": 4})):
+            with (
+                pytest.raises(SettingsError, match="another training"),
+                learn._unfinished(tmp_path / "model", other, "digest"),
+            ):
+                pass
+        assert (first / "epoch").exists()
+    with learn._unfinished(tmp_path / "model", options.model_copy(update={"version": "7"}), "digest") as again:
+        assert (again / "epoch").exists()
+    with learn._unfinished(tmp_path / "elsewhere", options, "digest") as moved:
+        assert (moved / "epoch").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["elsewhere.part"]
+
+
+def _freezing(input_shape, n_labels, *, head, dropout):
+    from keras import Input, Model, layers
+
+    inputs = Input(input_shape)
+    x = layers.Conv2D(4, 3, activation="relu", name="features", trainable=False)(inputs)
+    x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
+    return Model(inputs, layers.Activation("softmax")(layers.Dense(n_labels)(x)))
+
+
+def _free(model) -> None:
+    model.get_layer("features").trainable = True
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("killed_in", [2, 3, 4])
+def test_a_run_killed_about_the_thaw_ends_as_if_nothing_had_happened(two_labels, tmp_path, monkeypatch, killed_in):
+    pytest.importorskip("tensorflow")
+    spec = ClassifierSpec("freezing", build=f"{__name__}:_freezing", thaw=f"{__name__}:_free")
+    options = TrainOptions(**SHORT | {"network": "freezing", "epochs": 4, "frozen_epochs": 2, "head": "softmax"})
+    options = options.model_copy(update={"optimizer": OptimizerOptions(average=0.9)})
+    told = StringIO()
+    train(two_labels, tmp_path / "whole" / "model", options, [spec], console=Console(file=told))
+
+    def kill(epoch: int, *_: Any) -> None:
+        if epoch == killed_in:
+            raise _Killed
+
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: kill)
+    with pytest.raises(_Killed):
+        train(two_labels, tmp_path / "killed" / "model", options, [spec], console=Console(file=told))
+    monkeypatch.setattr(learn, "_tensorboard", lambda folder: None)
+    train(two_labels, tmp_path / "killed" / "model", options, [spec], console=Console(file=told))
+    whole, again = (tmp_path / name / "model" / "history.csv" for name in ("whole", "killed"))
+    assert whole.read_bytes() == again.read_bytes()
+    # A head whose last layer is none that the heat map can follow backwards is served without one.
+    film = preprocess(load(min(two_labels.rglob("person*.png"))), options.preprocess)
+    assert classifier.load(whole.parent, [spec]).explain(film[np.newaxis]).heat is None
+
+
+def test_waiting_for_a_lower_loss_ends_also_where_the_last_weights_are_kept():
+    state = object.__new__(fit._State)
+    state._options = TrainOptions(keep="last", patience=2)
+    state.epoch, state.history, state._lowest_loss, state._lowest_epoch, state._best_epoch = 0, {}, np.inf, 0, 0
+    state.model = SimpleNamespace(get_weights=list)
+    over = []
+    for loss in (1.0, 0.9, 0.95, 0.96):
+        state.end_epoch({"val_loss": loss})
+        over.append(state.is_over)
+    assert over == [False, False, False, True]
+    assert state._best_epoch == 4
 
 
 @needs_tensorflow
@@ -273,6 +363,7 @@ def test_a_bundle_is_never_overwritten(sigmoid, two_labels):
         ({"network": "other"}, PluginError, "paper"),
         ({"negative": "healthy"}, SettingsError, "no finding"),
         ({"network_options": {"width": 3}}, SettingsError, "network_options.*width"),
+        ({"preprocess": {"size": 12, "channels": 1}}, SettingsError, r"paper: cannot be built at \(12, 12, 1\)"),
     ],
 )
 def test_what_cannot_be_trained_is_said_at_once(two_labels, tmp_path, options, error, message):
@@ -292,13 +383,16 @@ class _Served:
 
 
 class _Trained(_Served):
-    def predict(self, batch: np.ndarray, **_: Any) -> dict[str, np.ndarray]:
-        return {"probabilities": super().predict(batch)}
+    def predict_on_batch(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {"probabilities": self.predict(batch)}
 
 
 class _Images:
-    def inputs(self) -> np.ndarray:
-        return np.zeros((4, 8, 8, 1), np.float32)
+    def __len__(self) -> int:
+        return 4
+
+    def inputs(self, start: int, stop: int) -> np.ndarray:
+        return np.zeros((4, 8, 8, 1), np.float32)[start:stop]
 
 
 def test_a_network_that_is_served_otherwise_than_trained_is_unusable():
