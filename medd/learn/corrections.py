@@ -6,6 +6,7 @@ data come from the spool and go to training or validation, by patient.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -21,6 +22,9 @@ from medd.store.spool import Spool
 
 #: Of 100 new patients so many go to validation: the proportion of the shares that `medd train` deals by.
 _VAL_PERCENT = 18
+
+# The sides, that of a new patient last, in the order in which one is believed of an image that may be of several.
+_CAUTION = ("test", "train", "val", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ def merge(
         samples.append(replace(sample, label=label, split=side))
 
     known = set(digests)
-    added, missing = _from_spool([t for t in said.values() if t.sha256 not in known], sides, side_of_patient, spool)
+    others = [truth for truth in said.values() if truth.sha256 not in known]
+    added, missing = _from_spool(others, sides, side_of_patient, _patients_by_name(base), spool)
     skipped += missing
     samples += added
 
@@ -142,8 +147,21 @@ def _check_locked(base: Iterable[Sample], sides: Mapping[str, str]) -> None:
         )
 
 
+def _patients_by_name(base: Iterable[Sample]) -> dict[str, set[str]]:
+    """Whom of the base data a name may mean: every name that is known for a patient, also before copies united two."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in base:
+        for name in (sample.patient, *sample.aliases):
+            found[name].add(sample.patient)
+    return found
+
+
 def _from_spool(
-    truths: Iterable[Truth], sides: Mapping[str, str], side_of_patient: Mapping[str, str], spool: Spool
+    truths: Iterable[Truth],
+    sides: Mapping[str, str],
+    side_of_patient: Mapping[str, str],
+    by_name: Mapping[str, set[str]],
+    spool: Spool,
 ) -> tuple[list[Sample], list[Skipped]]:
     samples, skipped = [], []
     for truth in truths:
@@ -152,7 +170,11 @@ def _from_spool(
             skipped.append(Skipped(path, "an annotated image that is not in this spool"))
             continue
         name = PurePath(truth.origin.removeprefix("file:")).stem if truth.origin.startswith("file:") else ""
-        patient = truth.patient_id or patient_in_name(name) or truth.sha256
+        names = [known for known in (truth.patient_id, patient_in_name(name)) if known] or [truth.sha256]
+        meant = set[str]().union(*(by_name.get(known, ()) for known in names))
+        # Where it may be several, it is the locked one: rather an image less than one that the test part knows.
+        order = sorted(meant, key=lambda one: (_CAUTION.index(side_of_patient.get(one, "")), one))
+        patient = order[0] if order else names[0]
         digest = file_digest(path) if truth.media_type == MediaType.DICOM else truth.sha256
         side = sides.get(digest[:16]) or side_of_patient.get(patient) or _deal(patient)
         samples.append(Sample(path, truth.label, patient, digest, _for_training(side)))

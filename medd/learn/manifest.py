@@ -42,6 +42,9 @@ class Sample:
     sha256: str
     #: "train", "val" or "test"; "" until it is divided.
     split: str = ""
+    #: Other names by which the patient is known: before copies united two, in the header, in the file's name. Never
+    #: logged.
+    aliases: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,15 @@ class Skipped:
 
 def patient_of(path: Path) -> str:
     """The patient of an image file: (0010,0020) *Patient ID* in DICOM, else by the file's name; "" if neither tells."""
+    return next(iter(_names_of(path)), "")
+
+
+def _names_of(path: Path) -> list[str]:
+    """Every name that an image file tells of its patient, the header's first."""
+    names = [patient_in_name(path.stem)]
     with suppress(InputError):  # a damaged file is listed when its pixels are read
-        if identifier := inspect_file(path).patient_id:
-            return identifier
-    return patient_in_name(path.stem)
+        names.insert(0, inspect_file(path).patient_id)
+    return [name for name in names if name]
 
 
 def patient_in_name(stem: str) -> str:
@@ -84,8 +92,9 @@ def read(data: Path, *, least_labels: int = 2) -> tuple[list[Sample], list[Skipp
     samples = []
     for path, label, patient, split in rows:
         # Where nothing tells, a file's stem is its patient; but 1.png of train/ and of test/ need not be the same one.
-        whose = patient or patient_of(path) or PurePath(split, path.stem).as_posix()
-        samples.append(Sample(path, label, whose, file_digest(path), split))
+        names = _names_of(path)
+        whose = patient or (names[0] if names else PurePath(split, path.stem).as_posix())
+        samples.append(Sample(path, label, whose, file_digest(path), split, frozenset(names) - {whose}))
 
     labels_of: defaultdict[str, set[str]] = defaultdict(set)
     for sample in samples:
@@ -144,7 +153,7 @@ def _csv_rows(table: Path) -> Iterable[tuple[Path, str, str, str]]:
 
 
 def _unite_copies(samples: Sequence[Sample]) -> list[Sample]:
-    """Give patients who share a byte-identical image one name: the first in order."""
+    """Give patients who share a byte-identical image one name, the first in order; the others stay as aliases."""
     parent = {s.patient: s.patient for s in samples}
 
     def root(patient: str) -> str:
@@ -156,7 +165,11 @@ def _unite_copies(samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         low, high = sorted((root(sample.patient), root(first.setdefault(sample.sha256, sample.patient))))
         parent[high] = low
-    return [replace(s, patient=root(s.patient)) for s in samples]
+    roots = [root(s.patient) for s in samples]
+    return [
+        replace(s, patient=whose, aliases=(s.aliases | {s.patient}) - {whose})
+        for s, whose in zip(samples, roots, strict=True)
+    ]
 
 
 def divide(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Base data and what readers said of images, put together."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_image_of_a_locked_patient_is_an_overlap_and_may_be_left_out(desk):
     assert left.problems == []
     assert sha256 not in {s.sha256 for s in left.samples}
     assert len([s for s in left.samples if s.split == "test"]) == 4
+
+
+def test_image_of_a_locked_patient_is_an_overlap_under_every_name_that_is_known(desk):
+    both = {0: "before the union", 1: "HEADER"}
+    for number, alias in both.items():
+        desk.base[number] = replace(desk.base[number], aliases=frozenset({alias}))
+    for alias in both.values():
+        desk.say(desk.put(f"of {alias}".encode()), alias, anna="NORMAL")
+    [problem] = desk.merge().problems
+    assert problem.startswith("patient overlap: 2 images")
+    assert [s.patient for s in desk.merge(leave_out=True).samples if s.split == "test"] == ["P0"] * 2 + ["P1"] * 2
+
+
+def test_name_that_may_mean_a_locked_patient_and_another_means_the_locked_one(desk):
+    for number in (0, 10):
+        desk.base[number] = replace(desk.base[number], aliases=frozenset({"ANON"}))
+    desk.say(desk.put(b"once more"), "ANON", anna="NORMAL")
+    assert desk.merge().problems[0].startswith("patient overlap: 1 images")
 
 
 def test_new_base_image_of_a_locked_patient_is_an_overlap_too(desk, tmp_path, draw):

@@ -48,6 +48,23 @@ def test_a_dicom_file_tells_its_patient(tmp_path):
     assert manifest.patient_of(path) == "4711"
 
 
+def test_every_name_of_a_patient_is_kept(tmp_path, draw):
+    dataset = dicom_radiograph(1, size=128)
+    dataset.PatientID = "4711"
+    dataset.save_as(tmp_path / "IM-0001-0001.dcm", enforce_file_format=True)
+    draw(tmp_path / "other.png", 1)
+    shutil.copy(draw(tmp_path / "one.png", 2), tmp_path / "two.png")
+    rows = ["IM-0001-0001.dcm,NORMAL,anna", "other.png,SICK,ben", "one.png,SICK,ben", "two.png,SICK,carl"]
+    (tmp_path / "data.csv").write_text("\n".join(["path,label,patient", *rows]) + "\n")
+    samples, _ = manifest.read(tmp_path / "data.csv")
+    assert {s.path.stem: (s.patient, set(s.aliases)) for s in samples} == {
+        "IM-0001-0001": ("anna", {"4711", "IM-0001"}),
+        "other": ("ben", set()),
+        "one": ("ben", set()),
+        "two": ("ben", {"carl"}),
+    }
+
+
 def test_folders_are_labels(two_labels):
     samples, skipped = manifest.read(two_labels)
     assert Counter(s.label for s in samples) == {"NORMAL": 13, "PNEUMONIA": 12}
