@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,10 @@ _FIXED = {
     "intended_use",
     "preprocess",
 }
-#: Attribute of a study: numbers of the trials that were being tried when the search was killed, and are tried again.
+#: Attribute of a study: numbers of the trials that a stop or a crash cut short, and that are tried again.
 _KILLED = "killed"
+#: Attribute of a trial whose training failed by itself: optuna's FAIL stands for Ctrl-C and crashes too.
+_DIVERGED = "diverged"
 _RANGE = re.compile(r"([^:,]+):([^:,]+)(:log)?")
 
 
@@ -191,6 +194,13 @@ def search(
     classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
 
     def objective(trial: "optuna.Trial") -> float:
+        try:
+            return judge(trial)
+        except ModelUnusable:
+            trial.set_user_attr(_DIVERGED, True)
+            raise
+
+    def judge(trial: "optuna.Trial") -> float:
         chosen = {dimension.name: dimension.suggest(trial) for dimension in dimensions}
         console.print(f"trial {trial.number}: {_told(chosen)}", highlight=False)
         values = []
@@ -200,6 +210,8 @@ def search(
             part = prepared.parts["val"]
             figures = metrics.figures(part.truth != 0, finding(fitted.model, classes, part), 0.5)
             values.append(figures["auroc"])
+        if not math.isfinite(mean(values)):  # optuna takes no NaN, and nothing would ever be finished
+            raise ModelUnusable("the validation part shows one class only")
         trial.set_user_attr("aurocs", values)
         console.print(f"trial {trial.number}: validation AUROC {mean(values):.4f}", highlight=False)
         return mean(values)
@@ -223,11 +235,10 @@ def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
     """The trials that have ended by themselves, the best first; those whose training failed last."""
     from optuna.trial import TrialState
 
-    killed = study.user_attrs.get(_KILLED, [])
     ended = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        if trial.number not in killed
+        if trial.state is TrialState.COMPLETE or _DIVERGED in trial.user_attrs
     ]
     return sorted(ended, key=lambda trial: (trial.value is None, -(trial.value or 0), trial.number))
 
@@ -257,9 +268,12 @@ def _study(url: str, about: dict[str, Any], *, retry: bool) -> "optuna.Study":
     # A sampler seeded alike would only repeat itself after a stop.
     study.sampler = optuna.samplers.TPESampler(seed=len(seen))
     for trial in seen if retry else ():  # in a database of many hosts another may be at it
-        if trial.state is TrialState.RUNNING:
-            study.set_user_attr(_KILLED, [*study.user_attrs.get(_KILLED, []), trial.number])
-            study.tell(trial.number, state=TrialState.FAIL)
+        killed = study.user_attrs.get(_KILLED, [])
+        failed = trial.state is TrialState.FAIL and _DIVERGED not in trial.user_attrs and trial.number not in killed
+        if failed or trial.state is TrialState.RUNNING:
+            study.set_user_attr(_KILLED, [*killed, trial.number])
+            if not failed:
+                study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
     return study
 

@@ -110,6 +110,28 @@ def _pretend_still_running(output: Path) -> None:
 
 
 @needs_tensorflow
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_trial_that_a_stop_or_a_crash_cut_short_is_tried_again_once(two_labels, tmp_path, monkeypatch, error):
+    def stop(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", stop)
+        with pytest.raises(error):
+            run(two_labels, tmp_path, 1)
+    study = run(two_labels, tmp_path, 1)
+    assert [(row["trial"], row["failed"]) for row in rows(study)] == [(1, False)]
+    assert study.trials[1].params == study.trials[0].params
+    assert len(run(two_labels, tmp_path, 1).trials) == 2
+
+
+@needs_tensorflow
+def test_a_validation_part_of_one_class_ends_the_search_nevertheless(two_labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.metrics, "figures", lambda *_: {"auroc": float("nan")})
+    assert [row["failed"] for row in rows(run(two_labels, tmp_path, 1))] == [True]
+
+
+@needs_tensorflow
 def test_a_training_that_diverges_is_a_trial_that_failed(two_labels, tmp_path, monkeypatch):
     def diverge(*_: Any, **__: Any) -> None:
         raise ModelUnusable("training diverged")
