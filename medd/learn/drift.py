@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, date
 from enum import StrEnum
 from math import log, sqrt
-from pathlib import PurePosixPath
 from statistics import NormalDist
 from typing import Any
 
@@ -57,14 +56,17 @@ class Device:
     manufacturer: str
     #: (0008,1010) Station Name.
     station_name: str
-    #: The calling AE title, or "file:folder" for files.
+    #: The calling AE title, or "file" for files.
     source: str
 
     @classmethod
     def of(cls, seen: Sighting) -> "Device":
-        """The device that an instance came from. The host is left out: addresses change."""
+        """The device that an instance came from.
+
+        The host is left out: addresses change. So is a file's folder: inboxes have one for each patient or study.
+        """
         kind, _, rest = seen.origin.partition(":")
-        source = rest.removeprefix("//").rpartition("@")[0] if kind == "dicom" else f"file:{PurePosixPath(rest).parent}"
+        source = rest.removeprefix("//").rpartition("@")[0] if kind == "dicom" else kind
         return cls(seen.manufacturer, seen.station_name, source)
 
     def __str__(self) -> str:

@@ -111,14 +111,19 @@ def test_images_like_the_reference_are_almost_never_marked():
     [
         ("dicom://CR1@10.0.0.1", "CR1"),
         ("dicom://A@B@host", "A@B"),
-        ("file:ward 3/new/x.dcm", "file:ward 3/new"),
-        ("file:x.png", "file:."),
+        ("file:ward 3/new/x.dcm", "file"),
+        ("file:x.png", "file"),
     ],
 )
 def test_a_device_is_maker_station_and_sender(origin, source):
     (seen,) = sightings(measured(1), origin=origin)
     assert Device.of(seen) == Device("ACME", "ROOM1", source)
     assert str(Device.of(seen)) == f"ACME ROOM1 {source}"
+
+
+def test_a_folder_for_each_patient_makes_no_device_of_each_and_shows_no_name():
+    john, jane = (sightings(measured(20), origin=f"file:{name}/1.dcm") for name in ("DOE_JOHN", "ROE_JANE"))
+    assert [(row["device"], row["images"]) for row in rows(john + jane)] == [("ACME ROOM1 file", 40)] * 2
 
 
 @pytest.mark.parametrize(
