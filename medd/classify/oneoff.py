@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import pluggy
 from numpy.typing import NDArray
 
 from medd import plugins
-from medd.classify.classifier import LoadedModel, prepare
+from medd.classify.classifier import Input, LoadedModel, prepare
 from medd.dicom.headers import age_in_years, inspect_file
 from medd.errors import InputError, NotAssessable, TransientError
-from medd.imaging import load
+from medd.imaging import PreprocessSpec, load
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
 BATCH_SIZE = 32
@@ -34,7 +34,7 @@ class Judged:
 
     path: Path
     header: InstanceHeader
-    #: (H, W) float32 in [0, 1]; None when it could not be decoded.
+    #: (H, W) float32 in [0, 1]; None when it could not be decoded, or was not to be kept.
     image: NDArray[np.float32] | None
     prediction: Prediction | None
     reason: str | None = None
@@ -63,41 +63,60 @@ class Judged:
         return values | {name: getattr(made, name) if made else None for name in scores}
 
 
-def classify_files(paths: Iterable[Path], model: LoadedModel, manager: pluggy.PluginManager) -> Iterator[Judged]:
-    """Score files, in the order they come; one that cannot be scored says why and the others go on."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    judged: Judged
+    #: None where there is nothing to score.
+    input: Input | None = None
+
+
+def classify_files(
+    paths: Iterable[Path], model: LoadedModel, manager: pluggy.PluginManager, *, keep_images: bool = False
+) -> Iterator[Judged]:
+    """Score files, in the order they come; one that cannot be scored says why and the others go on.
+
+    Args:
+        paths: The files.
+        model: What scores them.
+        manager: The plugins, which may refuse an image by its header.
+        keep_images: Hand out the decoded images too; a batch of them in full size takes up to gigabytes.
+    """
+    spec = model.bundle.preprocess
     remaining = iter(paths)
     with ThreadPoolExecutor(os.cpu_count() or 1) as decoders:
         while chunk := list(islice(remaining, BATCH_SIZE)):
-            opened = list(decoders.map(lambda path: _open(path, manager), chunk))
+            opened = list(decoders.map(lambda path: _open(path, manager, spec, keep_images), chunk))
             yield from _score(opened, model)
 
 
-def _open(path: Path, manager: pluggy.PluginManager) -> Judged:
+def _open(path: Path, manager: pluggy.PluginManager, spec: PreprocessSpec, keep_image: bool) -> _Opened:
     header = InstanceHeader(MediaType.DICOM)
     try:
         header = inspect_file(path)
         verdict = plugins.admit(manager, header)
         if verdict.reason is not None:
-            return Judged(path, header, None, None, verdict.reason, verdict.detail)
-        return Judged(path, header, load(path, header.media_type), None)
+            return _Opened(Judged(path, header, None, None, verdict.reason, verdict.detail))
+        image = load(path, header.media_type)
+        made = prepare(image, spec, age_in_years(header.patient_age))
+        return _Opened(Judged(path, header, image if keep_image else None, None), made)
     except InputError as error:
-        return Judged(path, header, None, None, error.reason, str(error))
+        return _Opened(Judged(path, header, None, None, error.reason, str(error)))
     except OSError as error:
-        return Judged(path, header, None, None, Reason.UNREADABLE, f"cannot be read. Received: {error.strerror}")
+        detail = f"cannot be read. Received: {error.strerror}"
+        return _Opened(Judged(path, header, None, None, Reason.UNREADABLE, detail))
     except TransientError as error:
-        return Judged(path, header, None, None, Reason.UNREADABLE, str(error))
+        return _Opened(Judged(path, header, None, None, Reason.UNREADABLE, str(error)))
 
 
-def _score(opened: Sequence[Judged], model: LoadedModel) -> Iterator[Judged]:
-    spec = model.bundle.preprocess
-    inputs = [prepare(one.image, spec, age_in_years(one.header.patient_age)) for one in opened if one.image is not None]
+def _score(opened: Sequence[_Opened], model: LoadedModel) -> Iterator[Judged]:
+    inputs = [one.input for one in opened if one.input is not None]
     verdicts = iter(model.judge(inputs, [0] * len(inputs)) if inputs else ())
     for one in opened:
-        if one.image is None:
-            yield one
+        if one.input is None:
+            yield one.judged
             continue
         verdict = next(verdicts)
         if isinstance(verdict, NotAssessable):
-            yield Judged(one.path, one.header, one.image, None, verdict.reason, str(verdict))
+            yield replace(one.judged, reason=verdict.reason, detail=str(verdict))
         else:
-            yield Judged(one.path, one.header, one.image, verdict)
+            yield replace(one.judged, prediction=verdict)

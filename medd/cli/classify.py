@@ -42,7 +42,8 @@ def classify(
     if not files:
         raise SettingsError(f"no files found in {', '.join(map(str, paths))}")
     rows, failed = [], False
-    judged = track(classify_files(files, loaded, manager), "classify", len(files), disable=not sys.stderr.isatty())
+    scored = classify_files(files, loaded, manager, keep_images=overlay is not None)
+    judged = track(scored, "classify", len(files), disable=not sys.stderr.isatty())
     for number, one in enumerate(judged):
         rows.append(one.row())
         failed |= one.failed

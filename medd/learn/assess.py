@@ -4,7 +4,7 @@ import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from medd import plugins
 from medd.classify.classifier import LoadedModel
 from medd.dicom.headers import inspect_file
 from medd.errors import InputError, NotAssessable, SettingsError, TransientError
-from medd.imaging import load, preprocess
+from medd.imaging import PreprocessSpec, load, preprocess
 from medd.learn.evaluate import measure
 from medd.learn.manifest import Sample, Skipped
 from medd.records import InstanceHeader, Reason
@@ -56,8 +56,9 @@ class Assessed:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     header: InstanceHeader
-    #: (H, W) float32 in [0, 1]; None where there is none to score.
-    image: NDArray[np.float32] | None
+    #: For each model's spec (size, size, channels) float32, the network's input; {} where there is none to score. The
+    #: film itself is not kept: at 30 MB each, a batch of them would take gigabytes.
+    inputs: dict[PreprocessSpec, NDArray[np.float32]]
     reason: str
 
 
@@ -122,13 +123,19 @@ def truth_of(samples: Sequence[Sample], bundle: Bundle, negative: str | None) ->
     Labels are compared without case. DATA may have other findings than the model (PNEUMONIA for bacteria and virus).
 
     Raises:
-        SettingsError: No label of DATA is one of the model's, so that nobody knows which is no finding.
+        SettingsError: Nobody knows which label is no finding: none is negative, and one is unknown to the model or
+            `negative` is given.
     """
     negatives = {label.casefold() for label in bundle.labels if label not in bundle.positive_labels}
     labels = {sample.label for sample in samples}
+    folded = {label.casefold() for label in labels}
     if negative is not None:
         negatives = {negative.casefold()}
-    elif not {label.casefold() for label in labels} & {label.casefold() for label in bundle.labels}:
+        if not folded & negatives:
+            raise SettingsError(
+                f"--negative {negative}: no image has this label. Received: {', '.join(sorted(labels))}"
+            )
+    elif not folded & negatives and folded - {label.casefold() for label in bundle.labels}:
         raise SettingsError(
             f"{bundle.ref} knows {', '.join(bundle.labels)}; say by --negative which label of DATA is no finding. "
             f"Received: {', '.join(sorted(labels))}"
@@ -166,13 +173,14 @@ def assess(
     skipped: list[Skipped] = []
     scores: list[list[float]] = [[] for _ in models]
     reasons: list[list[str]] = [[] for _ in models]
+    specs = {model.bundle.preprocess for model in models}
     starts = range(0, len(samples), _BATCH)
     console = Console(stderr=True)
     with ThreadPoolExecutor(os.cpu_count() or 1) as decoders:
         for start in track(starts, "evaluate", console=console, disable=not (progress and console.is_terminal)):
             chunk = samples[start : start + _BATCH]
             opened = []
-            for place, one in enumerate(decoders.map(lambda sample: _open(sample, manager), chunk), start):
+            for place, one in enumerate(decoders.map(lambda sample: _open(sample, manager, specs), chunk), start):
                 if isinstance(one, Skipped):
                     skipped.append(one)
                 else:
@@ -190,14 +198,15 @@ def assess(
     return Material([samples[place] for place in kept], headers, skipped, results)
 
 
-def _open(sample: Sample, manager: pluggy.PluginManager) -> _Opened | Skipped:
+def _open(sample: Sample, manager: pluggy.PluginManager, specs: Iterable[PreprocessSpec]) -> _Opened | Skipped:
     try:
         header = inspect_file(sample.path)
         reason = plugins.admit(manager, header).reason or ""
         try:
-            return _Opened(header, load(sample.path, header.media_type), reason)
+            image = load(sample.path, header.media_type)
+            return _Opened(header, {spec: preprocess(image, spec) for spec in specs}, reason)
         except NotAssessable as error:
-            return _Opened(header, None, reason or error.reason)
+            return _Opened(header, {}, reason or error.reason)
     except (InputError, TransientError, OSError) as error:
         return Skipped(sample.path, str(error))
 
@@ -207,10 +216,9 @@ def _score(model: LoadedModel, opened: Sequence[_Opened]) -> tuple[list[float], 
     bundle = model.bundle
     positive = [bundle.labels.index(label) for label in bundle.positive_labels]
     scores, reasons = [math.nan] * len(opened), [one.reason for one in opened]
-    places = [place for place, one in enumerate(opened) if one.image is not None]
+    places = [place for place, one in enumerate(opened) if one.inputs]
     if places:
-        batch = np.stack([preprocess(one.image, bundle.preprocess) for one in opened if one.image is not None])
-        said = model.explain(batch)
+        said = model.explain(np.stack([opened[place].inputs[bundle.preprocess] for place in places]))
         found = np.minimum(said.probabilities[:, positive].sum(axis=1), 1)
         for place, score, refused in zip(places, found, model.refused(said), strict=True):
             scores[place] = float(score)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from medd import plugins
-from medd.classify import classifier
+from medd import imaging, plugins
+from medd.classify import classifier, oneoff
 from medd.classify.classifier import LoadedModel, Scores
 from medd.classify.oneoff import classify_files
 from medd.cli.main import app
@@ -91,6 +92,43 @@ def test_scores_are_those_of_serving(home, pictures):
     material = assess.assess(samples, [model], manager)
     served = [one.prediction.probability for one in classify_files([s.path for s in material.samples], model, manager)]
     np.testing.assert_array_equal(material.results[0].scores, served)
+
+
+def test_no_film_is_held_while_a_model_is_asked(home, pictures, monkeypatch):
+    films: list[weakref.ref[np.ndarray]] = []
+    held: list[int] = []
+
+    def load_film(*arguments: Any) -> np.ndarray:
+        film = imaging.load(*arguments)
+        films.append(weakref.ref(film))
+        return film
+
+    class Watching:
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            held.append(sum(film() is not None for film in films))
+            return np.full((len(batch), 2), 0.5, np.float32)
+
+    for module in (assess, oneoff):
+        monkeypatch.setattr(module, "load", load_film)
+    stub, manager = load(home / "models" / "stub-1"), plugins.load_plugins(builtin=(admission, stub_plugin))
+    watched = LoadedModel(stub.bundle, Watching())
+    samples = manifest.read(pictures)[0]
+    assess.assess(samples, [watched], manager)
+    paths = [sample.path for sample in samples]
+    assert {one.image is None for one in classify_files(paths, watched, manager)} == {True}
+    assert len(films) == 40
+    assert held == [0, 0]
+    kept = classify_files(paths, watched, manager, keep_images=True)
+    assert [one.image is None for one in kept] == [path.name == "person9_virus_99.png" for path in paths]
+
+
+def test_models_of_other_inputs_are_each_given_theirs(home, pictures):
+    other = load(stub_bundle(home / "models" / "stub-3", version="3", size=32, channels=3))
+    stub, manager = load(home / "models" / "stub-1"), plugins.load_plugins(builtin=(admission, stub_plugin))
+    samples = manifest.read(pictures)[0]
+    both = assess.assess(samples, [stub, other], manager).results
+    for model, found in zip((stub, other), both, strict=True):
+        np.testing.assert_array_equal(found.scores, assess.assess(samples, [model], manager).results[0].scores)
 
 
 def test_a_part_in_memory_gives_the_same_figures_as_its_files(home, pictures):
@@ -279,6 +317,22 @@ def test_labels_that_the_model_does_not_know_need_a_word(home, tmp_path, draw):
     assert "--negative" in str(result.exception)
     found = told(tmp_path / "data", "--model", "stub/1", "--home", home, "--negative", "healthy")
     assert found["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
+
+
+def test_a_label_that_nobody_knows_beside_a_finding_needs_a_word(home, tmp_path, draw):
+    for number, (label, level) in enumerate((("HEALTHY", 0.1), ("PNEUMONIA", 0.7))):
+        draw(tmp_path / "data" / label / "1.png", number, level)
+    result = run(tmp_path / "data", "--model", "stub/1", "--home", home)
+    assert isinstance(result.exception, SettingsError)
+    assert "--negative" in str(result.exception)
+    found = told(tmp_path / "data", "--model", "stub/1", "--home", home, "--negative", "Healthy")
+    assert found["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
+
+
+def test_a_negative_label_that_no_image_has_is_an_error(home, pictures):
+    result = run(pictures, "--model", "stub/1", "--home", home, "--negative", "NORMALE")
+    assert isinstance(result.exception, SettingsError)
+    assert "--negative NORMALE: no image has this label. Received: NORMAL, PNEUMONIA" in str(result.exception)
 
 
 def test_a_model_is_found_by_its_name_or_its_folder(home, tmp_path):
