@@ -87,8 +87,10 @@ class Duty:
             self.candidate = None
             self._loaded.pop(Role.CANDIDATE, None)
         elif not self._has(Role.CANDIDATE, version):
-            self.candidate, self._loaded[Role.CANDIDATE], self._failures = self._load(version), version, 0
+            self.candidate, self._failures = self._load(version), 0
+            self._loaded.pop(Role.CANDIDATE, None)  # only what was loaded counts as had: the rest is tried again
             if self.candidate is not None:
+                self._loaded[Role.CANDIDATE] = version
                 log.info("in the shadow", extra={"event": "model.in_shadow", "model": version.ref})
 
     def _change_champion(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from medd import hookimpl
+from medd.classify import duty
 from medd.classify.duty import Duty
 from medd.classify.stage import ClassifyStage
 from medd.errors import ModelUnusable
@@ -244,6 +245,34 @@ def test_a_candidate_that_cannot_be_read_is_set_aside(ward):
     ward.work()
     assert ward.shown() == ["stub/1"]
     assert ward.set_aside() == ["stub/2"]
+
+
+def test_a_candidate_that_could_not_be_read_is_tried_again_after_a_while(ward, monkeypatch):
+    model = ward.register("2")
+    ward.set_candidate(model)
+    content = (model.path / "stub.json").read_bytes()
+    (model.path / "stub.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(duty, "_AGAIN_S", 0.0)
+        ward.duty.look()
+    assert ward.duty.candidate is None
+    (model.path / "stub.json").write_bytes(content)
+    ward.receive(1)
+    ward.work()
+    assert ward.shadows() == [(1, "stub/2")]
+
+
+def test_a_candidate_that_could_not_be_read_is_left_alone_at_first(ward):
+    earlier, model = ward.register("2"), ward.register("3")
+    ward.set_candidate(earlier)
+    ward.duty.look()
+    ward.set_candidate(model)
+    content = (model.path / "stub.json").read_bytes()
+    (model.path / "stub.json").unlink()
+    ward.duty.look()
+    (model.path / "stub.json").write_bytes(content)
+    ward.duty.look()
+    assert ward.duty.candidate is None
 
 
 def test_a_damaged_image_is_no_fault_of_the_candidate(ward):
