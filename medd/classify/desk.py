@@ -70,7 +70,7 @@ class ModelDesk:
         """
         if model.classifier != self.spec.name:
             raise ModelUnusable(f"{model.ref}: is for the classifier {model.classifier!r}, not {self.spec.name!r}")
-        changes.check(model)
+        registry.check(model)
         loaded = load(model.path, self.specs, threads=1)
         loaded.predict(np.full((1, *loaded.bundle.preprocess.input_shape), 0.5, np.float32))
 

@@ -24,6 +24,7 @@ from medd import plugins
 from medd.errors import GateRefused, ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import ModelChange, ModelEvent, ModelVersion, Role
+from medd.registry.registry import check as check
 from medd.registry.registry import find_replaced, read_version
 from medd.store.database import Database
 from medd.store.models import add_event, find_model, find_on_duty, lock_models, put_model, set_role
@@ -163,23 +164,12 @@ def refuse(database: Database, classifier: str, ref: str, change: Change) -> Non
         add_event(connection, event)
 
 
-def check(model: ModelVersion) -> None:
-    """See that a registered bundle is whole and the one that was registered.
-
-    Raises:
-        ModelUnusable: It is not.
-    """
-    found = read_version(model.path)
-    if (found.ref, found.digest) != (model.ref, model.digest):
-        raise ModelUnusable(
-            f"{model.path}: altered since {model.ref} was registered. Received: {found.ref}, sha256 {found.digest}"
-        )
-
-
 def _put_on_duty(database: Database, model: ModelVersion, what: ModelChange, change: Change) -> None:
     with database.write() as connection:
         lock_models(connection)
         replaced = find_on_duty(connection, model.classifier).get(Role.CHAMPION)
+        if _is(replaced, model):  # somebody else was faster: on record it must not replace itself
+            return
         set_role(connection, model, Role.CHAMPION)
         figures = {**change.figures, "replaced": replaced.ref if replaced else None}
         _record(connection, model, what, Change(change.who, change.why, figures))

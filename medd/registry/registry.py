@@ -95,7 +95,7 @@ def line_of_duty(database: Database, spec: ClassifierSpec) -> list[ModelVersion]
 
 
 def find_usable(database: Database, spec: ClassifierSpec) -> ModelVersion:
-    """The first of the `line_of_duty` whose bundle is whole.
+    """The first of the `line_of_duty` whose bundle is whole and the one that was registered.
 
     Raises:
         ModelUnusable: None is; the message is the champion's.
@@ -104,7 +104,7 @@ def find_usable(database: Database, spec: ClassifierSpec) -> ModelVersion:
     errors: list[ModelUnusable] = []
     for version in line_of_duty(database, spec):
         try:
-            bundles.read(version.path)
+            check(version)
         except ModelUnusable as error:
             errors.append(error)
         else:
@@ -142,6 +142,19 @@ def read_version(folder: Path, *, verify: bool = True) -> ModelVersion:
     bundle = bundles.read(folder, verify=verify)
     digest = bundles.description_digest(folder)
     return ModelVersion(bundle.name, bundle.version, bundle.classifier, digest, folder.absolute())
+
+
+def check(model: ModelVersion) -> None:
+    """See that a registered bundle is whole and the one that was registered.
+
+    Raises:
+        ModelUnusable: It is not.
+    """
+    found = read_version(model.path)
+    if (found.ref, found.digest) != (model.ref, model.digest):
+        raise ModelUnusable(
+            f"{model.path}: altered since {model.ref} was registered. Received: {found.ref}, sha256 {found.digest}"
+        )
 
 
 def _shipped(spec: ClassifierSpec, folder: Path) -> ModelVersion:

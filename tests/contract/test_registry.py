@@ -89,6 +89,18 @@ def test_promoting_the_champion_changes_nothing(house):
     assert house.events() == before
 
 
+def test_model_that_somebody_else_promotes_meanwhile_does_not_replace_itself(house):
+    model = house.register("2")
+
+    def be_faster(candidate):
+        changes.promote(house.database, candidate, load_plugins(), WARD)
+
+    house.manager.register(SimpleNamespace(review_candidate=hookimpl(be_faster)), "faster")
+    house.promote(model)
+    assert house.events().count(("promoted", "stub/2")) == 1
+    assert house.rollback().ref == "stub/1"
+
+
 def test_model_that_came_back_by_rollback_can_be_left_again(house):
     two = house.register("2")
     house.promote(two)
@@ -183,6 +195,13 @@ def test_line_of_duty_leads_back_to_the_shipped_model(house):
     assert [model.ref for model in line] == ["stub/3", "stub/2", "stub/1"]
     (line[0].path / "bundle.json").unlink()
     assert registry.find_usable(house.database, house.spec).ref == "stub/2"
+
+
+def test_bundle_that_is_whole_but_not_what_was_registered_is_not_usable(house):
+    model = house.register("2")
+    house.promote(model)
+    stub_bundle(model.path, version="2", threshold=0.9)
+    assert registry.find_usable(house.database, house.spec).ref == "stub/1"
 
 
 def test_what_cannot_be_used_is_kept_on_record_once(house):
