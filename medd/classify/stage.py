@@ -18,7 +18,7 @@ from medd.errors import InputError, ModelUnusable, TransientError
 from medd.imaging import PreprocessSpec, load
 from medd.queue.base import JobState
 from medd.queue.sql import SqlQueue
-from medd.records import Job, MediaType, Prediction
+from medd.records import Job, MediaType, Prediction, Reason
 from medd.store.repository import Location, locate, record_predictions, record_shadow, set_not_assessed
 from medd.store.spool import Spool
 
@@ -88,8 +88,10 @@ class ClassifyStage:
         both = list(self._decoders.map(lambda job: self._prepare(found.get(job.instance_id), specs), jobs))
         outcomes = self._predict(self._model, jobs, [one[0] for one in both])
 
+        ref = self._model.bundle.ref
+
         def commit() -> None:
-            self._commit(jobs, outcomes)
+            self._commit(ref, jobs, outcomes)
             if shadow is not None:
                 self._score_shadow(shadow, jobs, [one[1] for one in both])
 
@@ -163,7 +165,7 @@ class ClassifyStage:
                 return [self._judge(model, inputs[n : n + 1], instance_ids[n : n + 1])[0] for n in alone]
             return [TransientError(str(error))]
 
-    def _commit(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    def _commit(self, ref: str, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         settled: list[tuple[Job, Prediction | InputError]] = [
             (job, outcome)
             for job, outcome in zip(jobs, outcomes, strict=True)
@@ -178,7 +180,9 @@ class ClassifyStage:
                 record_predictions(connection, recorded)
                 for job, outcome in settled:
                     if isinstance(outcome, InputError):
-                        set_not_assessed(connection, job.instance_id, outcome.reason, str(outcome))
+                        # Every other refusal comes from decoding, before a model is asked.
+                        refused_by = ref if outcome.reason is Reason.UNFAMILIAR else None
+                        set_not_assessed(connection, job.instance_id, outcome.reason, str(outcome), refused_by)
         for job, outcome in settled:
             fields = {"event": "instance.scored", "instance": job.instance_id, "job": job.id}
             if isinstance(outcome, InputError):

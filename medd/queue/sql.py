@@ -188,11 +188,11 @@ class SqlQueue:
         """Bring finished work back, behind all that comes in live, where `model` did not say what is shown now.
 
         What is shown stays until the model has spoken, and stays as history after that. What was not assessed comes
-        back only where a model refused it. Work that waits, runs or is dead is left alone.
+        back only where another model refused it. Work that waits, runs or is dead is left alone.
 
         Args:
             kind: The work of scoring.
-            model: "name/version"; what it has scored already is left alone.
+            model: "name/version"; what it has scored or refused already is left alone.
             since: Only what was received from then on.
 
         Returns:
@@ -203,22 +203,33 @@ class SqlQueue:
         """
         i, p = instance.c, prediction.c
         by_it = sa.exists().where((p.instance_id == i.id) & p.current & (p.model == model))
-        refused = (i.status == Status.NOT_ASSESSED) & (i.reason == Reason.UNFAMILIAR)
+        # On SQLite status and time are kept from its planner (as in `medd.store.repository`): by their indices each
+        # portion would go through the whole history and sort it; jobs in the order of their ids are gone through once.
+        status, received_at = self._unindexed(i.status), self._unindexed(i.received_at)
+        refused = (status == Status.NOT_ASSESSED) & (i.reason == Reason.UNFAMILIAR)
+        refused &= i.refused_by.is_distinct_from(model)
         wanted = (job.c.kind == kind) & (job.c.state == JobState.DONE)
-        wanted &= ((i.status == Status.SCORED) & ~by_it) | refused
+        wanted &= ((status == Status.SCORED) & ~by_it) | refused
         if since is not None:
-            wanted &= i.received_at >= since
+            wanted &= received_at >= since
         ids = sa.select(job.c.id).join_from(job, instance).where(wanted).order_by(job.c.id).limit(_AT_ONCE)
         back: dict[str, Any] = {"state": JobState.PENDING, "attempts": 0, "available_at": None, "error": None}
         count, last = 0, 0
-        while True:  # in portions, so that the receiver never waits long
-            with self.database.write() as connection:
+        while True:  # in portions, and looked for without the write lock, so that the receiver never waits long
+            with self.database.read() as connection:
                 found = connection.scalars(ids.where(job.c.id > last)).all()
-                if not found:
-                    return count
-                again = job.update().where(job.c.id.in_(found) & (job.c.state == JobState.DONE))
+            if not found:
+                return count
+            again = job.update().where(job.c.id.in_(found) & (job.c.state == JobState.DONE))
+            with self.database.write() as connection:
                 count += connection.execute(again.values(priority=RESCORE_PRIORITY, **back)).rowcount
-                last = found[-1]
+            last = found[-1]
+
+    def _unindexed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        if not self.database.is_sqlite:
+            return column
+        plus: Any = sa.sql.operators.custom_op("+")
+        return sa.UnaryExpression(column, operator=plus, type_=column.type)
 
     def counts(self, kind: str) -> dict[JobState, int]:
         """How many jobs of a kind are in each state.

@@ -17,7 +17,8 @@ from medd.records import Reason, Status
 from medd.store.database import Database
 from medd.store.tables import instance
 
-_COLUMNS = tuple(column.name for column in instance.columns if column.name != "id")
+#: What an instance has when it comes in.
+_COLUMNS = tuple(column.name for column in instance.columns if column.name not in ("id", "refused_by"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def record_predictions(connection: Connection, made: Sequence[Prediction]) -> No
     earlier = prediction.c.instance_id.in_(ids) & prediction.c.current
     connection.execute(prediction.update().where(earlier).values(current=False))
     _put_predictions(connection, made, current=True)
-    scored = {"status": Status.SCORED, "reason": None, "detail": None}
+    scored = {"status": Status.SCORED, "reason": None, "detail": None, "refused_by": None}
     connection.execute(instance.update().where(instance.c.id.in_(ids)).values(**scored))
 
 
@@ -79,12 +79,14 @@ def _insert(connection: Connection, table: sa.Table) -> Any:
     return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
-def set_not_assessed(connection: Connection, instance_id: int, reason: str, detail: str) -> None:
-    """Record why no model judges an instance."""
+def set_not_assessed(
+    connection: Connection, instance_id: int, reason: str, detail: str, refused_by: str | None = None
+) -> None:
+    """Record why an instance is not assessed, and which model ("name/version") refused it, where one did."""
     # What an earlier model said of it is history: nobody is to be shown a label of what is not assessed.
     earlier = (prediction.c.instance_id == instance_id) & prediction.c.current
     connection.execute(prediction.update().where(earlier).values(current=False))
-    values = {"status": Status.NOT_ASSESSED, "reason": reason, "detail": detail}
+    values = {"status": Status.NOT_ASSESSED, "reason": reason, "detail": detail, "refused_by": refused_by}
     connection.execute(instance.update().where(instance.c.id == instance_id).values(**values))
 
 

@@ -91,6 +91,8 @@ instance = Table(
     Column("reason", String(32)),
     #: One sentence more, free of patient data.
     Column("detail", Text),
+    #: "name/version" of the model that refused it; NULL where none did.
+    Column("refused_by", String(130)),
     Column("sop_class_uid", String(64), nullable=False, server_default=""),
     Column("sop_instance_uid", String(64), nullable=False, server_default=""),
     Column("series_instance_uid", String(64), nullable=False, server_default=""),

@@ -29,6 +29,7 @@ def upgrade() -> None:
     op.add_column("instance", sa.Column("manufacturer", sa.Text(), server_default="", nullable=False))
     op.add_column("instance", sa.Column("station_name", sa.Text(), server_default="", nullable=False))
     op.add_column("instance", sa.Column("patient_age", sa.String(length=4), server_default="", nullable=False))
+    op.add_column("instance", sa.Column("refused_by", sa.String(length=130), nullable=True))
     op.add_column("prediction", sa.Column("flags", sa.JSON(), server_default="[]", nullable=False))
     op.add_column("prediction", sa.Column("input_mean", sa.Float(precision=53), nullable=True))
     op.add_column("prediction", sa.Column("input_std", sa.Float(precision=53), nullable=True))
@@ -120,7 +121,10 @@ def _widen_role(sqlite: bool) -> None:
     columns = "id, name, version, classifier, digest, path, role, created_at"
     op.execute(f"INSERT INTO model_version_wider ({columns}) SELECT {columns} FROM model_version")
     op.drop_table("model_version")
+    # Else the rename reads every view there is, and people's own ones look at `results`, which is away just now.
+    op.execute("PRAGMA legacy_alter_table = ON")
     op.rename_table("model_version_wider", "model_version")
+    op.execute("PRAGMA legacy_alter_table = OFF")
     op.create_index(
         "uq_model_version_champion",
         "model_version",

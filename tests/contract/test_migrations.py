@@ -141,6 +141,16 @@ def test_database_of_the_first_schema_keeps_its_rows_and_gets_the_same_schema_as
     assert upgraded == describe(empty)
 
 
+def test_views_of_the_users_own_outlive_the_migration(empty):
+    upgrade_to(empty, "0001")
+    write(empty, "CREATE VIEW mine AS SELECT instance_id, label FROM results")
+    write(empty, "CREATE VIEW known AS SELECT version FROM model_version")
+    upgrade(empty)
+    with empty.read() as connection:
+        for view in ("mine", "known"):
+            assert connection.execute(sa.text(f"SELECT * FROM {view}")).all() == []
+
+
 def test_schema_number_of_the_program_is_the_last_migration():
     from alembic.config import Config
     from alembic.script import ScriptDirectory

@@ -11,7 +11,7 @@ from medd.records import Reason, Status
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
 from medd.store.repository import ResultFilter, find_results, record_predictions, record_shadow, set_not_assessed
-from medd.store.tables import job, prediction
+from medd.store.tables import instance, job, prediction
 from tests.rows import EPOCH, instance_row, prediction_of
 
 
@@ -97,6 +97,17 @@ def test_what_was_never_for_a_model_stays_so_and_what_a_model_refused_is_tried_a
     assert history.work("stub/2") == [2, 3, 4, 5]
 
 
+def test_what_the_model_itself_refused_is_left_alone_until_another_one_is_on_duty(history):
+    with history.database.write() as connection:
+        set_not_assessed(connection, 2, Reason.UNFAMILIAR, "", refused_by="stub/1")
+    for _ in range(2):
+        assert history.queue.rescore(CLASSIFY, "stub/1") == 0
+    assert history.queue.rescore(CLASSIFY, "stub/2") == 5
+    assert history.work("stub/2") == [1, 2, 3, 4, 5]
+    with history.database.read() as connection:
+        assert set(connection.scalars(sa.select(instance.c.refused_by))) == {None}
+
+
 def test_work_that_dies_at_its_second_scoring_loses_no_first_one(history):
     history.queue.rescore(CLASSIFY, "stub/2")
     queue = SqlQueue(history.database, "worker", max_attempts=1)
@@ -111,3 +122,22 @@ def test_work_that_dies_at_its_second_scoring_loses_no_first_one(history):
 def test_more_than_one_portion_comes_back(history, monkeypatch):
     monkeypatch.setattr("medd.queue.sql._AT_ONCE", 2)
     assert history.queue.rescore(CLASSIFY, "stub/2") == 5
+
+
+@pytest.mark.parametrize("since", [None, EPOCH])
+def test_portions_are_looked_for_in_the_order_of_jobs_and_without_the_write_lock(history, since):
+    looked = []
+
+    def listen(connection, cursor, statement, parameters, context, many):
+        if statement.startswith("SELECT job.id"):
+            looked.append((statement, parameters, connection.get_execution_options().get("medd_write", False)))
+
+    sa.event.listen(history.database.engine, "before_cursor_execute", listen)
+    assert history.queue.rescore(CLASSIFY, "stub/2", since) == 5
+    assert [holds_lock for _, _, holds_lock in looked] == [False, False]
+    if history.database.is_sqlite:  # the other one plans by statistics
+        statement, parameters, _ = looked[0]
+        with history.database.read() as connection:
+            plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+        assert plan[0] == "SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"
+        assert not [step for step in plan if "TEMP B-TREE" in step]

@@ -341,6 +341,8 @@ def test_the_unfamiliar_is_not_assessed_and_the_others_are_scored(room):
     assert room.rows()[first]["status"] == "scored"
     refused = room.rows()[second]
     assert (refused["status"], refused["reason"], refused["label"]) == ("not_assessed", "unfamiliar", None)
+    assert room.queue.rescore(CLASSIFY, bundle.ref) == 0, "it would refuse it again"
+    assert room.queue.rescore(CLASSIFY, "stub/2") == 2
 
 
 def test_heat_and_what_plugins_add_are_attached_to_the_prediction(room):
