@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medd import hookspecs
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.records import InstanceHeader, ModelVersion, Objection, Prediction, Verdict
+from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Verdict, is_storable
 
 GROUP = "medd"
 
@@ -145,10 +145,20 @@ def explain(
         known: dict[str, Any] = {"image": image, "prediction": prediction, "classifier": classifier}
         try:
             told: Any = implementation.function(*(known[name] for name in implementation.argnames))
-            found |= {one.name: one for one in told or ()}
+            found |= {one.name: _checked(one) for one in told or ()}
         except Exception:  # a stranger's code; the prediction stands without its explanation
             log.exception("plugin failed in explain_prediction", extra={"event": "plugin.failed"})
     return replace(prediction, attachments=tuple(found.values()))
+
+
+def _checked(told: Any) -> Attachment:
+    # Here, as the database would refuse it with the whole batch.
+    if not isinstance(told, Attachment) or not isinstance(told.content, bytes):
+        raise PluginError(f"plugin: explain_prediction gives Attachments with bytes. Received: {type(told).__name__}")
+    for word in (told.name, told.media_type):
+        if not isinstance(word, str) or not 1 <= len(word) <= 64 or not is_storable(word):
+            raise PluginError(f"plugin: an attachment's name and type have 1 to 64 characters. Received: {word!r}")
+    return told
 
 
 def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:

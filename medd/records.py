@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
+def is_storable(text: str) -> bool:
+    """Whether every database takes a text: it encodes as UTF-8 and holds no NUL, which PostgreSQL refuses."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # what a terminal or a file name said in other bytes
+        return False
+
+
 class Status(StrEnum):
     """Where one instance stands, as `medd results` shows it."""
 

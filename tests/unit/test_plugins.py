@@ -1,16 +1,19 @@
 import logging
 import textwrap
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from medd import hookimpl, plugins
 from medd.errors import PluginError
 from medd.ingest import admission
 from medd.plugins import classifiers, describe, load_plugins, tell
-from medd.records import InstanceHeader, MediaType, Reason, Verdict
+from medd.records import Attachment, InstanceHeader, MediaType, Reason, Verdict
 from medd.testing import stub_bundle, stub_plugin, write_stub_plugin
+from tests.rows import prediction_of
 
 DOCUMENTED = [
     "admit_instance",
@@ -195,6 +198,28 @@ def test_plugin_that_raises_when_told_harms_nobody_and_is_logged(caplog):
     assert line.event == "plugin.failed"
     assert "job_buried" in line.getMessage()
     assert "cannot bear 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Attachment("note", "text/plain", "a str"),
+        Attachment("n" * 65, "text/plain", b""),
+        Attachment("", "text/plain", b""),
+        Attachment("note", "t" * 65, b""),
+        Attachment("note", None, b""),
+        Attachment("no\0te", "text/plain", b""),
+        SimpleNamespace(name="note", media_type="text/plain", content=b""),
+    ],
+)
+def test_malformed_attachment_is_its_plugins_failure_and_the_prediction_stands(told, caplog):
+    good = Attachment("good", "text/plain", b"so")
+    manager = load_plugins()
+    manager.register(_plugin(explain_prediction=lambda: [told]), "malformed")
+    manager.register(_plugin(explain_prediction=lambda: [good]), "sound")
+    made = plugins.explain(manager, np.zeros((2, 2, 1), np.float32), prediction_of(1), None)
+    assert made == replace(prediction_of(1), attachments=(good,))
+    assert [line.event for line in caplog.records] == ["plugin.failed"]
 
 
 def test_telling_nobody_is_no_error():
