@@ -46,6 +46,8 @@ class Merged:
     added: int
     #: Base images that the champion's split does not know.
     new_base: int
+    #: What readers said of the images that are learned from or measured on.
+    truths: list[Truth]
 
     @property
     def problems(self) -> list[str]:
@@ -92,6 +94,7 @@ def merge(
     digests = _instance_digests(base, truths)
 
     samples, skipped, corrected = [], [], {"train": 0, "val": 0, "test": 0}
+    truth_of: dict[Path, Truth] = {}
     side_of_patient = {s.patient: side for s in base if (side := sides.get(s.sha256[:16]))}
     side_of_patient |= {s.patient: "test" for s in base if sides.get(s.sha256[:16]) == "test"}
     new_base = 0
@@ -108,7 +111,10 @@ def merge(
                 skipped.append(Skipped(sample.path, why))
                 continue
             new_base += 1
-        label = said[digest].label if digest in said else sample.label
+        label = sample.label
+        if digest in said:
+            truth_of[sample.path] = said[digest]
+            label = said[digest].label
         corrected[side] += label != sample.label
         samples.append(replace(sample, label=label, split=side))
 
@@ -116,7 +122,8 @@ def merge(
     others = [truth for truth in said.values() if truth.sha256 not in known]
     added, missing = _from_spool(others, sides, side_of_patient, _patients_by_name(base), spool)
     skipped += missing
-    samples += added
+    samples += [sample for sample, _ in added]
+    truth_of |= {sample.path: truth for sample, truth in added}
 
     locked = {s.patient for s in samples if s.split == "test"}
     overlapping = [s for s in samples if s.split != "test" and s.patient in locked]
@@ -132,6 +139,7 @@ def merge(
         corrected_test=corrected["test"],
         added=len(added),
         new_base=new_base,
+        truths=list({t.instance_id: t for s in samples if (t := truth_of.get(s.path))}.values()),
     )
 
 
@@ -162,12 +170,15 @@ def _from_spool(
     side_of_patient: Mapping[str, str],
     by_name: Mapping[str, set[str]],
     spool: Spool,
-) -> tuple[list[Sample], list[Skipped]]:
-    samples, skipped = [], []
+) -> tuple[list[tuple[Sample, Truth]], list[Skipped]]:
+    found, skipped = [], []
     for truth in truths:
         path = spool.path(truth.sha256, truth.media_type)
         if not path.is_file():
             skipped.append(Skipped(path, "an annotated image that is not in this spool"))
+            continue
+        if why := _unreadable(path):
+            skipped.append(Skipped(path, why))
             continue
         name = PurePath(truth.origin.removeprefix("file:")).stem if truth.origin.startswith("file:") else ""
         names = [known for known in (truth.patient_id, patient_in_name(name)) if known] or [truth.sha256]
@@ -177,8 +188,8 @@ def _from_spool(
         patient = order[0] if order else names[0]
         digest = file_digest(path) if truth.media_type == MediaType.DICOM else truth.sha256
         side = sides.get(digest[:16]) or side_of_patient.get(patient) or _deal(patient)
-        samples.append(Sample(path, truth.label, patient, digest, _for_training(side)))
-    return samples, skipped
+        found.append((Sample(path, truth.label, patient, digest, _for_training(side)), truth))
+    return found, skipped
 
 
 def _unreadable(path: Path) -> str:

@@ -10,7 +10,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,15 +97,14 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     base, skipped = manifest.read(wanted.data)
     merged = merge(base, truths, sides_of(champion.path), spool, leave_out=wanted.leave_out)
     fingerprint = _fingerprint(merged, options)
-    last = _last_runs(desk)
-    if wanted.if_changed and last and last[0]["fingerprint"] == fingerprint:
+    if wanted.if_changed and _last_fingerprint(desk) == fingerprint:
         return Outcome(None, "nothing has changed since the last run")
 
-    learned = max((run["newest"] for run in last if run["promoted"]), default=0)
-    new_labels = sum(truth.newest > learned for truth in truths) + merged.new_base
+    learned = _learned(desk, champion)
+    new_labels = sum(truth.newest > learned for truth in merged.truths) + merged.new_base
     figures: dict[str, Any] = {
         "fingerprint": fingerprint,
-        "newest_annotation": max((truth.newest for truth in truths), default=0),
+        "newest_annotation": max((truth.newest for truth in merged.truths), default=0),
         "new_labels": new_labels,
         "corrected": merged.corrected,
         "corrected_test": merged.corrected_test,
@@ -196,16 +194,19 @@ def _fingerprint(merged: Merged, options: TrainOptions) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _last_runs(desk: ModelDesk) -> Sequence[dict[str, Any]]:
-    """What retrainings before this one ended with, newest first."""
+def _last_fingerprint(desk: ModelDesk) -> str | None:
+    """That of the retraining before this one; None where there was none."""
     with desk.database.read() as connection:
         events = find_events(connection, desk.spec.name, kinds=(ModelChange.PROMOTED, ModelChange.REFUSED))
-    return [
-        {
-            "fingerprint": event.figures["fingerprint"],
-            "newest": event.figures["newest_annotation"],
-            "promoted": event.what is ModelChange.PROMOTED,
-        }
-        for event in events
-        if "fingerprint" in event.figures
-    ]
+    return next((event.figures["fingerprint"] for event in events if "fingerprint" in event.figures), None)
+
+
+def _learned(desk: ModelDesk, champion: ModelVersion) -> int:
+    """Row id of the newest annotation that the champion has learned from; 0 where it learned from none.
+
+    Asked of its own events alone: others may have learned more and been rolled back since.
+    """
+    with desk.database.read() as connection:
+        # A candidate that was refused, and promoted by hand, learned what its refusal says.
+        events = find_events(connection, champion.classifier, champion.ref, (ModelChange.PROMOTED, ModelChange.REFUSED))
+    return max((event.figures.get("newest_annotation", 0) for event in events), default=0)

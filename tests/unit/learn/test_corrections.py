@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from medd.errors import SettingsError
@@ -37,9 +39,14 @@ class Desk:
         origin = "dicom://CR1@10.0.0.1" if media is MediaType.DICOM else "file:film.png"
         self.truths.append(Truth(number, sha256, media, origin, patient, labels, number))
 
-    def put(self, content: bytes, media: MediaType = MediaType.PNG) -> str:
+    def put(self, what: str) -> str:
+        """An image in the spool, another one for each `what`."""
+        pixels = np.random.default_rng([*what.encode()]).integers(0, 256, (64, 64), np.uint8)
+        return self.put_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+    def put_bytes(self, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
-        self.spool.path(sha256, media).write_bytes(content)
+        self.spool.path(sha256, MediaType.PNG).write_bytes(content)
         return sha256
 
     def merge(self, **options: bool) -> Merged:
@@ -84,7 +91,7 @@ def test_correction_finds_a_dicom_file_of_the_base_by_its_dataset(desk, tmp_path
 
 def test_other_images_come_from_the_spool_and_never_into_the_locked_part(desk):
     for number in range(60):
-        desk.say(desk.put(f"new {number}".encode()), f"new patient {number // 2}", anna="NORMAL")
+        desk.say(desk.put(f"new {number}"), f"new patient {number // 2}", anna="NORMAL")
     merged = desk.merge()
     new = [s for s in merged.samples if s.patient.startswith("new")]
     assert merged.added == len(new) == 60
@@ -96,14 +103,14 @@ def test_other_images_come_from_the_spool_and_never_into_the_locked_part(desk):
 
 
 def test_new_image_of_a_known_patient_joins_that_patients_side(desk):
-    desk.say(desk.put(b"once more"), "P2", anna="NORMAL")
+    desk.say(desk.put("once more"), "P2", anna="NORMAL")
     merged = desk.merge()
     assert [s.split for s in merged.samples if s.patient == "P2"] == ["val"] * 3
     assert merged.problems == []
 
 
 def test_image_of_a_locked_patient_is_an_overlap_and_may_be_left_out(desk):
-    sha256 = desk.put(b"once more")
+    sha256 = desk.put("once more")
     desk.say(sha256, "P0", anna="NORMAL")
     merged = desk.merge()
     [problem] = merged.problems
@@ -120,7 +127,7 @@ def test_image_of_a_locked_patient_is_an_overlap_under_every_name_that_is_known(
     for number, alias in both.items():
         desk.base[number] = replace(desk.base[number], aliases=frozenset({alias}))
     for alias in both.values():
-        desk.say(desk.put(f"of {alias}".encode()), alias, anna="NORMAL")
+        desk.say(desk.put(f"of {alias}"), alias, anna="NORMAL")
     [problem] = desk.merge().problems
     assert problem.startswith("patient overlap: 2 images")
     assert [s.patient for s in desk.merge(leave_out=True).samples if s.split == "test"] == ["P0"] * 2 + ["P1"] * 2
@@ -129,7 +136,7 @@ def test_image_of_a_locked_patient_is_an_overlap_under_every_name_that_is_known(
 def test_name_that_may_mean_a_locked_patient_and_another_means_the_locked_one(desk):
     for number in (0, 10):
         desk.base[number] = replace(desk.base[number], aliases=frozenset({"ANON"}))
-    desk.say(desk.put(b"once more"), "ANON", anna="NORMAL")
+    desk.say(desk.put("once more"), "ANON", anna="NORMAL")
     assert desk.merge().problems[0].startswith("patient overlap: 1 images")
 
 
@@ -167,6 +174,22 @@ def test_annotated_image_that_is_not_in_this_spool_is_left_out(desk):
     desk.say("ab" * 32, anna="NORMAL")
     merged = desk.merge()
     assert [skipped.why for skipped in merged.skipped] == ["an annotated image that is not in this spool"]
+
+
+def test_spool_image_that_cannot_be_read_is_skipped_and_is_no_overlap(desk):
+    desk.say(desk.put_bytes(b"no image"), "P0", anna="NORMAL")
+    merged = desk.merge()
+    assert (merged.problems, merged.added, merged.truths, len(merged.skipped)) == ([], 0, [], 1)
+
+
+def test_only_what_was_said_of_images_that_are_used_counts(desk):
+    desk.say(desk.base[0].sha256, anna="PNEUMONIA")  # locked
+    desk.say(desk.base[11].sha256, anna="PNEUMONIA")
+    desk.say(desk.base[10].sha256, anna="NORMAL", ben="PNEUMONIA")
+    desk.say("ab" * 32, anna="NORMAL")  # not in this spool
+    desk.say(desk.put("new"), anna="NORMAL")
+    desk.say(desk.put("of a locked patient"), "P0", anna="NORMAL")
+    assert [truth.instance_id for truth in desk.merge(leave_out=True).truths] == [1, 2, 5]
 
 
 def test_data_without_the_champions_test_part_are_refused(desk):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from medd.learn.options import TrainOptions
 from medd.learn.retrain import Outcome, Request, retrain
 from medd.learn.train import train
 from medd.plugins import load_plugins
-from medd.records import ModelChange
+from medd.records import MediaType, ModelChange, ModelEvent
 from medd.registry.annotate import Said, annotate
+from medd.registry.bundle import file_digest
 from medd.store.database import Database, check_schema
-from medd.store.models import find_events
+from medd.store.models import add_event, find_events
 from medd.store.spool import Spool
 from medd_pneumonia import register_classifiers
 
@@ -89,10 +91,13 @@ def loop(trained: tuple[Path, str], two_labels: Path, tmp_path: Path) -> Iterato
 def side(loop: Loop, wanted: str) -> Path:
     """A picture of the pneumonia folder that stands on a side of the champion's split."""
     from medd.learn.assess import sides_of
-    from medd.registry.bundle import file_digest
 
     sides = sides_of(loop.desk.champion().path)
     return next(p for p in sorted((loop.data / "PNEUMONIA").iterdir()) if sides[file_digest(p)[:16]] == wanted)
+
+
+def event(what: ModelChange, ref: str, figures: dict[str, object]) -> ModelEvent:
+    return ModelEvent(datetime.now(UTC), "paper", ref, what, "ward", "", figures)
 
 
 def test_too_few_new_labels_are_refused_with_the_figures(loop):
@@ -102,6 +107,25 @@ def test_too_few_new_labels_are_refused_with_the_figures(loop):
     assert outcome.reason == "too few new labels: 1, and 2 are wanted"
     assert (outcome.figures["new_labels"], outcome.figures["corrected"]) == (1, 1)
     assert loop.events() == [("", outcome.reason)]
+
+
+def test_a_label_counts_as_new_until_the_champion_has_learned_it(loop):
+    loop.say(side(loop, "train"))
+    figures = {"fingerprint": "00", "newest_annotation": 1}
+    with loop.database.write() as connection:  # a model that learned it, and was rolled back since
+        add_event(connection, event(ModelChange.PROMOTED, "paper/other", figures))
+    assert loop.retrain(min_labels=2).figures["new_labels"] == 1
+    with loop.database.write() as connection:
+        add_event(connection, event(ModelChange.PROMOTED, "paper/first", figures))
+    assert loop.retrain(min_labels=2).figures["new_labels"] == 0
+
+
+def test_a_label_of_an_image_that_is_gone_is_not_counted(loop, tmp_path, draw):
+    path = draw(tmp_path / "new.png", 5)
+    loop.say(path)
+    loop.spool.path(file_digest(path), MediaType.PNG).unlink()
+    outcome = loop.retrain(min_labels=1)
+    assert outcome.reason == "too few new labels: 0, and 1 are wanted"
 
 
 def test_labels_that_contradict_each_other_are_refused(loop):
