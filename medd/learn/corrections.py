@@ -124,6 +124,9 @@ def merge(
     skipped += missing
     samples += [sample for sample, _ in added]
     truth_of |= {sample.path: truth for sample, truth in added}
+    # A copy may have united a patient of train with one of val since.
+    learned_from = {s.patient for s in samples if s.split == "train"}
+    samples = [replace(s, split="train") if s.split == "val" and s.patient in learned_from else s for s in samples]
 
     locked = {s.patient for s in samples if s.split == "test"}
     overlapping = [s for s in samples if s.split != "test" and s.patient in locked]

@@ -109,6 +109,17 @@ def test_new_image_of_a_known_patient_joins_that_patients_side(desk):
     assert merged.problems == []
 
 
+def test_patient_of_train_and_val_whom_a_copy_united_goes_to_train(desk):
+    for number in (10, 11):  # P5 of train is P2 of val
+        desk.base[number] = replace(desk.base[number], patient="P2")
+    merged = desk.merge()
+    assert [s.split for s in merged.samples if s.patient == "P2"] == ["train"] * 4
+    assert merged.problems == []
+    for number in (10, 11):  # and of one who is locked it is an overlap
+        desk.base[number] = replace(desk.base[number], patient="P0")
+    assert desk.merge().problems[0].startswith("patient overlap: 2 images")
+
+
 def test_image_of_a_locked_patient_is_an_overlap_and_may_be_left_out(desk):
     sha256 = desk.put("once more")
     desk.say(sha256, "P0", anna="NORMAL")
