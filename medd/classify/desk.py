@@ -9,7 +9,7 @@ import numpy as np
 import pluggy
 
 from medd.classify.classifier import load
-from medd.errors import ModelUnusable
+from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import ModelVersion
 from medd.registry import bundle as bundles
@@ -53,13 +53,17 @@ class ModelDesk:
             ModelUnusable: It is broken.
             SettingsError: There is none, or no plugin brings its classifier.
         """
+        registry.check_text(wanted)
         registry.champion(self.database, self.spec)
         with self.database.read() as connection:
             known = find_model(connection, wanted)
         if known is not None:
             return known
         inside = self.models_dir / wanted
-        folder = inside if inside.is_dir() else find_folder(wanted, self.specs, self.models_dir)
+        try:
+            folder = inside if inside.is_dir() else find_folder(wanted, self.specs, self.models_dir)
+        except OSError as error:
+            raise SettingsError(f"model {wanted!r}: {error.strerror}") from error
         return changes.register(self.database, folder, self.specs, Change(who, why))
 
     def try_out(self, model: ModelVersion) -> None:

@@ -43,8 +43,10 @@ def show(
     """Show what was done to models, newest first: by whom, when and why, and the figures it was decided by."""
     from dataclasses import asdict
 
+    from medd.registry.registry import check_text
     from medd.store.models import find_events
 
+    check_text(model or "")
     desk = _desk(home, config)
     with desk.database.read() as connection:
         events = find_events(connection, desk.spec.name, model)

@@ -10,7 +10,7 @@ from medd.errors import SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import Annotation
 from medd.registry import bundle as bundles
-from medd.registry.registry import find_usable
+from medd.registry.registry import check_text, find_usable
 from medd.store import annotations
 from medd.store.database import Database
 
@@ -65,7 +65,8 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
         How many annotations are new.
 
     Raises:
-        SettingsError: An instance is not there or named ambiguously, or a label is none of the model on duty.
+        SettingsError: An instance is not there or named ambiguously, a label is none of the model on duty,
+            or a text is none that a database takes.
         ModelUnusable: No model is on duty, so that there are no labels.
         TransientError: The database is away.
     """
@@ -74,6 +75,7 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
     with database.write() as connection:
         for one in said:
             try:
+                check_text(one.uid, one.label, one.reader, one.comment)
                 instance_id = annotations.find_instance(connection, one.uid)
                 label = _known(one.label, labels)
                 if not 1 <= len(one.reader) <= 64:

@@ -18,10 +18,13 @@ def find_folder(wanted: str, specs: Sequence[ClassifierSpec], models_dir: Path) 
         models_dir: Where bundles lie that were made here.
 
     Raises:
-        SettingsError: There is none; the message lists those that are there.
+        SettingsError: There is none, and the message lists those that are there; or it cannot be looked for.
     """
-    if (Path(wanted) / bundles.DESCRIPTION).is_file():
-        return Path(wanted)
+    try:
+        if (Path(wanted) / bundles.DESCRIPTION).is_file():
+            return Path(wanted)
+    except OSError as error:
+        raise SettingsError(f"model {wanted!r}: {error.strerror}") from error
     known: dict[str, Path] = {}
     for folder in _folders(specs, models_dir):
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
-from medd.records import ModelChange, ModelEvent, ModelVersion, Role
+from medd.records import ModelChange, ModelEvent, ModelVersion, Role, is_storable
 from medd.registry import bundle as bundles
 from medd.store.database import Database
 from medd.store.models import add_event, find_events, find_model, find_on_duty, lock_models, put_model, set_role
@@ -131,6 +131,17 @@ def set_aside(database: Database, model: ModelVersion, why: str) -> None:
         if not events or events[0].what is not ModelChange.SET_ASIDE:
             now = datetime.now(UTC)
             add_event(connection, ModelEvent(now, model.classifier, model.ref, ModelChange.SET_ASIDE, MEDD, why, {}))
+
+
+def check_text(*texts: str) -> None:
+    """Refuse what a database would not take.
+
+    Raises:
+        SettingsError: A text is no UTF-8 or holds a NUL.
+    """
+    for text in texts:
+        if not is_storable(text):
+            raise SettingsError(f"text in UTF-8 without NUL is needed. Received: {text!r}")
 
 
 def read_version(folder: Path, *, verify: bool = True) -> ModelVersion:

@@ -83,6 +83,8 @@ def test_readers_who_disagree_contradict_each_other_until_one_thinks_again(ward)
         ("1", "FRACTURE", r"has NORMAL, PNEUMONIA\. Received: 'FRACTURE'"),
         ("1.2.3.3", "NORMAL", r"several instances have this UID; name one by its id\. Received: 4, 5"),
         ("", "NORMAL", "no instance is named"),
+        ("\udcff", "NORMAL", r"UTF-8 without NUL is needed\. Received: '\\udcff'"),
+        ("1", "NOR\0MAL", r"UTF-8 without NUL is needed\. Received: 'NOR\\x00MAL'"),
     ],
 )
 def test_what_cannot_be_kept_is_said_in_one_sentence(ward, uid, label, message):
@@ -99,6 +101,14 @@ def test_many_at_once_are_kept_all_or_none(ward, tmp_path):
     with pytest.raises(SettingsError, match=r"said\.csv, line 3: no instance"):
         annotate(ward.database, ward.spec, read_file(table, "anna"))
     assert ward.truths()[1] == {"anna": "NORMAL"}
+
+
+def test_file_with_a_nul_is_refused_with_its_line(ward, tmp_path):
+    table = tmp_path / "said.csv"
+    table.write_text("uid,label,comment\n1,NORMAL,\n2,NORMAL,a\0b\n")
+    with pytest.raises(SettingsError, match=r"said\.csv, line 3: .* Received: 'a\\x00b'"):
+        annotate(ward.database, ward.spec, read_file(table, "anna"))
+    assert ward.truths() == {}
 
 
 def test_a_file_without_the_columns_is_refused(tmp_path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from medd.errors import SettingsError
+from medd.registry.find import find_folder
 from medd.testing import cheap_series, stub_bundle
 from tests.unit.cli.test_cli import Home, home  # noqa: F401 - a fixture
 
@@ -115,6 +117,31 @@ def test_a_bundle_that_loads_but_cannot_score_is_refused(home, tmp_path):  # noq
 def test_an_unknown_model_is_refused_by_one_line(home):  # noqa: F811
     assert "'stub/9'" in home.refused("models", "promote", "stub/9")
     assert "no model of this name and version" in home.refused("models", "show", "stub/9")
+
+
+NO_UTF8 = "\udcff"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("annotate", NO_UTF8, "NORMAL"),
+        ("annotate", "1", "NORMAL", "--reader", NO_UTF8),
+        ("annotate", "1", "NORMAL", "--comment", NO_UTF8),
+        ("models", "promote", "stub/1", "--who", NO_UTF8),
+        ("models", "rollback", "--why", NO_UTF8),
+        ("models", "promote", NO_UTF8),
+        ("models", "show", NO_UTF8),
+    ],
+)
+def test_what_is_no_text_is_refused_by_one_line(ward, arguments):
+    assert "text in UTF-8 without NUL is needed" in ward.refused(*arguments)
+
+
+def test_name_that_no_file_system_takes_is_refused_by_one_line(home):  # noqa: F811
+    assert "File name too long" in home.refused("models", "promote", "m" * 300)
+    with pytest.raises(SettingsError, match="File name too long"):
+        find_folder("m" * 300, [], home.path)
 
 
 def test_rescore_says_how_many_come_back(ward):
