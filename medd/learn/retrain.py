@@ -30,7 +30,7 @@ from medd.learn.options import TrainOptions, read_options
 from medd.learn.train import Prepared, prepare_samples, require_extra, train_prepared
 from medd.records import ModelChange, ModelVersion
 from medd.registry import bundle as bundles
-from medd.registry import changes
+from medd.registry import changes, registry
 from medd.registry.bundle import Bundle
 from medd.registry.changes import Change
 from medd.store.annotations import find_truths
@@ -83,11 +83,13 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     Raises:
         SettingsError: The data, the recipe or the installation do not allow it.
         PluginError: The network cannot be trained.
-        ModelUnusable: There is no champion, or training failed.
+        ModelUnusable: There is no champion, or it is broken; or training failed.
         TransientError: The database is away.
     """
     require_extra()
-    champion = desk.champion()
+    # Not what workers go on with where it is broken: what replaces it has to be compared with it.
+    champion = registry.champion(desk.database, desk.spec)
+    registry.check(champion)
     about = bundles.read(champion.path)
     options = _options(about, wanted.recipe)
     if options.network != desk.spec.name:
@@ -97,7 +99,8 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     base, skipped = manifest.read(wanted.data)
     merged = merge(base, truths, sides_of(champion.path), spool, leave_out=wanted.leave_out)
     fingerprint = _fingerprint(merged, options)
-    if wanted.if_changed and _last_fingerprint(desk) == fingerprint:
+    last = _last_run(desk)
+    if wanted.if_changed and last.get("fingerprint") == fingerprint and champion.ref in last["champions"]:
         return Outcome(None, "nothing has changed since the last run")
 
     learned = _learned(desk, champion)
@@ -152,7 +155,7 @@ def _decide(
         return _refuse(desk, candidate.ref, by, reason)
     try:
         desk.try_out(candidate)
-        changes.promote(desk.database, candidate, desk.manager, by)
+        changes.promote(desk.database, candidate, desk.manager, by, expected=champion.ref)
     except GateRefused as error:  # it is on record already
         return Outcome(False, str(error), candidate.ref, figures)
     return Outcome(True, gate.describe(found), candidate.ref, figures)
@@ -194,11 +197,16 @@ def _fingerprint(merged: Merged, options: TrainOptions) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _last_fingerprint(desk: ModelDesk) -> str | None:
-    """That of the retraining before this one; None where there was none."""
+def _last_run(desk: ModelDesk) -> dict[str, Any]:
+    """What the retraining before this one asked, and which champions it answers for; {} where there was none."""
     with desk.database.read() as connection:
         events = find_events(connection, desk.spec.name, kinds=(ModelChange.PROMOTED, ModelChange.REFUSED))
-    return next((event.figures["fingerprint"] for event in events if "fingerprint" in event.figures), None)
+    for event in events:
+        if "fingerprint" in event.figures:
+            promoted = [event.model] if event.what is ModelChange.PROMOTED else []
+            champions = [event.figures.get("champion"), *promoted]
+            return {"fingerprint": event.figures["fingerprint"], "champions": champions}
+    return {}
 
 
 def _learned(desk: ModelDesk, champion: ModelVersion) -> int:

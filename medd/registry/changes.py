@@ -106,11 +106,25 @@ def withdraw(database: Database, classifier: str, change: Change) -> ModelVersio
         return candidate
 
 
-def promote(database: Database, model: ModelVersion, manager: pluggy.PluginManager, change: Change) -> None:
+def promote(
+    database: Database,
+    model: ModelVersion,
+    manager: pluggy.PluginManager,
+    change: Change,
+    *,
+    expected: str | None = None,
+) -> None:
     """Put a model on duty, unless a plugin objects. Running workers take it between two batches.
 
+    Args:
+        database: Where.
+        model: The model.
+        manager: The plugins.
+        change: By whom and why.
+        expected: "name/version" of the only champion that it may replace: the one it was compared with.
+
     Raises:
-        GateRefused: A plugin objects; that is kept on record.
+        GateRefused: A plugin objects, or another champion is on duty than `expected`; that is kept on record.
         ModelUnusable: It is broken, or not what was registered.
         TransientError: The database is away.
     """
@@ -123,7 +137,11 @@ def promote(database: Database, model: ModelVersion, manager: pluggy.PluginManag
         why = "; ".join(objection.reason for objection in objections)
         refuse(database, model.classifier, model.ref, Change(change.who, why, change.figures))
         raise GateRefused(f"{model.ref}: refused: {why}")
-    _put_on_duty(database, model, ModelChange.PROMOTED, change)
+    try:
+        _put_on_duty(database, model, ModelChange.PROMOTED, change, expected)
+    except GateRefused as error:
+        refuse(database, model.classifier, model.ref, Change(change.who, str(error), change.figures))
+        raise
     plugins.tell(manager, "model_promoted", model=model)
 
 
@@ -164,12 +182,17 @@ def refuse(database: Database, classifier: str, ref: str, change: Change) -> Non
         add_event(connection, event)
 
 
-def _put_on_duty(database: Database, model: ModelVersion, what: ModelChange, change: Change) -> None:
+def _put_on_duty(
+    database: Database, model: ModelVersion, what: ModelChange, change: Change, expected: str | None = None
+) -> None:
     with database.write() as connection:
         lock_models(connection)
         replaced = find_on_duty(connection, model.classifier).get(Role.CHAMPION)
         if _is(replaced, model):  # somebody else was faster: on record it must not replace itself
             return
+        if expected is not None and (replaced is None or replaced.ref != expected):
+            on_duty = replaced.ref if replaced else "none"
+            raise GateRefused(f"{model.ref}: was compared with {expected}, which is not on duty. Received: {on_duty}")
         set_role(connection, model, Role.CHAMPION)
         figures = {**change.figures, "replaced": replaced.ref if replaced else None}
         _record(connection, model, what, Change(change.who, change.why, figures))

@@ -101,6 +101,17 @@ def test_model_that_somebody_else_promotes_meanwhile_does_not_replace_itself(hou
     assert house.rollback().ref == "stub/1"
 
 
+def test_model_replaces_no_other_champion_than_the_one_it_was_compared_with(house):
+    two, three = house.register("2"), house.register("3")
+    house.promote(two)
+    with pytest.raises(GateRefused, match=r"compared with stub/1, which is not on duty\. Received: stub/2"):
+        changes.promote(house.database, three, house.manager, WARD, expected="stub/1")
+    assert house.on_duty() == {"champion": "stub/2"}
+    assert house.events()[-1] == ("refused", "stub/3")
+    changes.promote(house.database, three, house.manager, WARD, expected="stub/2")
+    assert house.on_duty() == {"champion": "stub/3"}
+
+
 def test_model_that_came_back_by_rollback_can_be_left_again(house):
     two = house.register("2")
     house.promote(two)

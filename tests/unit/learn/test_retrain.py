@@ -1,7 +1,8 @@
 """The closed loop's refusals, with real and very short trainings on synthetic pictures."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from medd.classify.desk import ModelDesk
-from medd.errors import SettingsError
+from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.ingest import admission
 from medd.ingest.intake import Intake
+from medd.learn import gate
 from medd.learn.options import TrainOptions
 from medd.learn.retrain import Outcome, Request, retrain
 from medd.learn.train import train
@@ -100,6 +102,32 @@ def event(what: ModelChange, ref: str, figures: dict[str, object]) -> ModelEvent
     return ModelEvent(datetime.now(UTC), "paper", ref, what, "ward", "", figures)
 
 
+def copy(model: Path, folder: Path, **changes: object) -> Path:
+    """A bundle of the same files that says something else of itself."""
+    shutil.copytree(model, folder)
+    description = folder / "bundle.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | changes))
+    return folder
+
+
+def put_on_duty(loop: Loop, version: str) -> None:
+    """Another model of the same weights, by hand."""
+    folder = copy(loop.desk.champion().path, loop.home / version, version=version)
+    loop.desk.promote(str(folder), "ward", "")
+
+
+def untrained(loop: Loop, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> list[Path]:
+    """Instead of training, `before` is called and the first model copied; returns where to."""
+    made: list[Path] = []
+
+    def copied(prepared, data_name, output, options, *_):
+        before()
+        made.append(copy(loop.desk.spec.bundle, output, version=options.version))
+
+    monkeypatch.setattr("medd.learn.retrain.train_prepared", copied)
+    return made
+
+
 def test_too_few_new_labels_are_refused_with_the_figures(loop):
     loop.say(side(loop, "train"))
     outcome = loop.retrain(min_labels=2)
@@ -152,6 +180,30 @@ def test_nothing_is_done_when_nothing_has_changed_since_the_last_run(loop):
     assert len(loop.events()) == 1
     loop.say(side(loop, "val"))
     assert loop.retrain(min_labels=5, if_changed=True).promoted is False
+
+
+def test_another_champion_is_a_change(loop):
+    assert loop.retrain(min_labels=5).promoted is False
+    put_on_duty(loop, "second")
+    assert loop.retrain(min_labels=5, if_changed=True).promoted is False
+    assert loop.retrain(min_labels=5, if_changed=True).promoted is None
+
+
+def test_a_champion_that_came_while_the_candidate_trained_is_not_replaced_unasked(loop, monkeypatch):
+    untrained(loop, monkeypatch, lambda: put_on_duty(loop, "second"))
+    monkeypatch.setattr(gate, "objection", lambda *_: None)
+    outcome = loop.retrain()
+    assert outcome.promoted is False
+    assert "was compared with paper/first, which is not on duty. Received: paper/second" in outcome.reason
+    assert loop.desk.champion().ref == "paper/second"
+
+
+def test_a_broken_champion_is_not_replaced_by_what_was_compared_with_the_one_before(loop):
+    put_on_duty(loop, "second")
+    (loop.home / "second" / "bundle.json").unlink()
+    assert loop.desk.champion().ref == "paper/first", "workers go on with it"
+    with pytest.raises(ModelUnusable, match="second"):
+        loop.retrain()
 
 
 def test_a_candidate_that_is_no_better_is_refused_and_not_trained_again(loop):
