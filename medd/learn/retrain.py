@@ -34,7 +34,7 @@ from medd.registry import changes, registry
 from medd.registry.bundle import Bundle
 from medd.registry.changes import Change
 from medd.store.annotations import find_truths
-from medd.store.models import find_events
+from medd.store.models import find_events, find_model
 from medd.store.spool import Spool
 
 
@@ -122,8 +122,8 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     if problems:
         return _refuse(desk, "", by, "; ".join(problems))
 
-    options = options.model_copy(update={"name": about.name, "version": f"r{fingerprint[:12]}"})
-    output = desk.models_dir / f"{options.name}-{options.version}"
+    version, output = _place(desk, about.name, f"r{fingerprint[:12]}")
+    options = options.model_copy(update={"name": about.name, "version": version})
     prepared = prepare_samples(merged.samples, [*skipped, *merged.skipped], options, console)
     if set(prepared.labels) != set(about.labels):
         raise SettingsError(f"{wanted.data}: not the labels of {about.ref}. Received: {', '.join(prepared.labels)}")
@@ -171,6 +171,20 @@ def _decoded(test: Part, bundle: Bundle) -> Part:
 def _refuse(desk: ModelDesk, ref: str, by: Change, reason: str) -> Outcome:
     changes.refuse(desk.database, desk.spec.name, ref, Change(by.who, reason, by.figures))
     return Outcome(False, reason, ref, dict(by.figures))
+
+
+def _place(desk: ModelDesk, name: str, version: str) -> tuple[str, Path]:
+    """The candidate's version, and its folder.
+
+    A name and version stand for the same bytes for ever, and a training gives no bytes twice: what was made, registered
+    and deleted is made again as "…-2".
+    """
+    tried, number = version, 1
+    with desk.database.read() as connection:
+        while (known := find_model(connection, f"{name}/{tried}")) is not None and not known.path.exists():
+            number += 1
+            tried = f"{version}-{number}"
+    return tried, known.path if known else desk.models_dir / f"{name}-{tried}"
 
 
 def _options(about: Bundle, recipe: Path | None) -> TrainOptions:

@@ -224,3 +224,13 @@ def test_data_without_the_locked_images_are_refused(loop, tmp_path):
     (data / "PNEUMONIA" / side(loop, "test").name).unlink()
     with pytest.raises(SettingsError, match="DATA is not what the model on duty was tested on"):
         loop.retrain(data=data)
+
+
+def test_a_refused_candidate_that_was_deleted_is_made_again_under_another_version(loop, monkeypatch):
+    made = untrained(loop, monkeypatch)
+    first = loop.retrain().model
+    shutil.rmtree(made[0])
+    second = loop.retrain()
+    assert (second.promoted, second.model) == (False, f"{first}-2")
+    assert loop.retrain().model == second.model
+    assert len(made) == 2, "one that is there is not made again"
