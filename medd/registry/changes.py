@@ -25,7 +25,7 @@ from medd.errors import GateRefused, ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import ModelChange, ModelEvent, ModelVersion, Role
 from medd.registry.registry import check as check
-from medd.registry.registry import find_replaced, read_version
+from medd.registry.registry import check_text, find_replaced, read_version
 from medd.store.database import Database
 from medd.store.models import add_event, find_model, find_on_duty, lock_models, put_model, set_role
 
@@ -38,6 +38,9 @@ class Change:
     why: str = ""
     #: The figures it was decided by, as JSON has them.
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_text(self.who, self.why)
 
 
 def register(database: Database, folder: Path, specs: Sequence[ClassifierSpec], change: Change) -> ModelVersion:
