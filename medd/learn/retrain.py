@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -125,7 +127,8 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     version, output = _place(desk, about.name, f"r{fingerprint[:12]}")
     options = options.model_copy(update={"name": about.name, "version": version})
     prepared = prepare_samples(merged.samples, [*skipped, *merged.skipped], options, console)
-    if set(prepared.labels) != set(about.labels):
+    # In this order: the first is no finding, the others are.
+    if (prepared.labels, prepared.labels[1:]) != (about.labels, about.positive_labels):
         raise SettingsError(f"{wanted.data}: not the labels of {about.ref}. Received: {', '.join(prepared.labels)}")
     if not output.exists():
         train_prepared(prepared, wanted.data.name, output, options, desk.specs, console)
@@ -140,14 +143,11 @@ def _decide(
 ) -> Outcome:
     """Compare the two on the locked part, and promote or refuse."""
     test = prepared.parts["test"]
-    scored = []
-    for version in (candidate, champion):
-        model = load(version.path, desk.specs)
-        spec = model.bundle.preprocess
-        part = test if spec == test.spec else _decoded(test, model.bundle)
-        truth, scores = score(model, part)
-        scored.append((truth, scores, model.bundle.threshold))
-    (truth, scores_a, threshold_a), (_, scores_b, threshold_b) = scored
+    (truth, scores_a, threshold_a), (truth_b, scores_b, threshold_b) = (
+        _judge(desk, version, test) for version in (candidate, champion)
+    )
+    if not np.array_equal(truth, truth_b):
+        return _refuse(desk, candidate.ref, by, "its labels do not mean what those of the model on duty mean")
     found = compare(truth, scores_a, scores_b, threshold_a, threshold_b, patients=[s.patient for s in test.samples])
     figures = {**by.figures, "candidate": candidate.ref, "comparison": asdict(found)}
     by = Change(by.who, by.why or gate.describe(found), figures)
@@ -159,6 +159,13 @@ def _decide(
     except GateRefused as error:  # it is on record already
         return Outcome(False, str(error), candidate.ref, figures)
     return Outcome(True, gate.describe(found), candidate.ref, figures)
+
+
+def _judge(desk: ModelDesk, version: ModelVersion, test: Part) -> tuple[NDArray[np.bool_], NDArray[np.float32], float]:
+    """(N,) whether the finding is there, by the model's labels, (N,) its probability, and the model's threshold."""
+    model = load(version.path, desk.specs)
+    part = test if model.bundle.preprocess == test.spec else _decoded(test, model.bundle)
+    return *score(model, part), model.bundle.threshold
 
 
 def _decoded(test: Part, bundle: Bundle) -> Part:

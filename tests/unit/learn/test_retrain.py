@@ -110,19 +110,21 @@ def copy(model: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
-def put_on_duty(loop: Loop, version: str) -> None:
+def put_on_duty(loop: Loop, version: str, **changes: object) -> None:
     """Another model of the same weights, by hand."""
-    folder = copy(loop.desk.champion().path, loop.home / version, version=version)
+    folder = copy(loop.desk.champion().path, loop.home / version, version=version, **changes)
     loop.desk.promote(str(folder), "ward", "")
 
 
-def untrained(loop: Loop, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> list[Path]:
+def untrained(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None, **changes: object
+) -> list[Path]:
     """Instead of training, `before` is called and the first model copied; returns where to."""
     made: list[Path] = []
 
     def copied(prepared, data_name, output, options, *_):
         before()
-        made.append(copy(loop.desk.spec.bundle, output, version=options.version))
+        made.append(copy(loop.desk.spec.bundle, output, version=options.version, **changes))
 
     monkeypatch.setattr("medd.learn.retrain.train_prepared", copied)
     return made
@@ -234,3 +236,21 @@ def test_a_refused_candidate_that_was_deleted_is_made_again_under_another_versio
     assert (second.promoted, second.model) == (False, f"{first}-2")
     assert loop.retrain().model == second.model
     assert len(made) == 2, "one that is there is not made again"
+
+
+@pytest.mark.parametrize(
+    "other", [{"labels": ["PNEUMONIA", "NORMAL"]}, {"positive_labels": ["NORMAL"]}], ids=["labels", "positive"]
+)
+def test_labels_that_the_champion_has_in_another_order_or_meaning_are_not_compared(loop, monkeypatch, other):
+    put_on_duty(loop, "second", **other)
+    made = untrained(loop, monkeypatch)
+    with pytest.raises(SettingsError, match=r"not the labels of paper/second\. Received: NORMAL, PNEUMONIA"):
+        loop.retrain()
+    assert not made
+
+
+def test_a_candidate_whose_labels_mean_something_else_is_refused(loop, monkeypatch):
+    untrained(loop, monkeypatch, positive_labels=["NORMAL"])
+    outcome = loop.retrain()
+    assert outcome.promoted is False
+    assert outcome.reason == "its labels do not mean what those of the model on duty mean"
