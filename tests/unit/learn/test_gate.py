@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from medd.learn import gate
 from medd.learn.compare import Comparison, compare
-from medd.learn.gate import objection
 
 pytest.importorskip("scipy")
 
@@ -23,6 +23,13 @@ def made(accuracy: float, p: float, auroc: float | None, delong_p: float | None)
         100, 0.9 + accuracy, 0.9, accuracy, 0, 0, p,
         None if auroc is None else 0.9 + auroc, 0.9, auroc, None, delong_p,
     )  # fmt: skip
+
+
+def objection(found: Comparison, refused: int = 0, refused_before: int = 0) -> str | None:
+    """The first images are refused by the champion, and so many others by the candidate."""
+    places = np.arange(found.n)
+    before = places < refused_before
+    return gate.objection(found, (places >= refused_before) & (places < refused_before + refused), before)
 
 
 def test_better_candidate_goes_on_duty():
@@ -62,3 +69,13 @@ def test_the_same_model_again_is_no_gain():
 )
 def test_what_is_no_gain_is_refused(found, allowed):
     assert (objection(found) is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("refused", "before", "allowed"),
+    [(0, 0, True), (5, 0, True), (6, 0, False), (10, 10, True), (0, 30, True), (30, 10, False)],
+)
+def test_better_candidate_that_judges_surely_fewer_images_is_refused(refused, before, allowed):
+    told = objection(judged(0.4, 0.8), refused, before)
+    assert (told is None) is allowed
+    assert told is None or told.startswith("judges fewer images than the model on duty: refused ")

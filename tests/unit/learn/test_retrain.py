@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from medd.classify.classifier import LoadedModel
 from medd.classify.desk import ModelDesk
 from medd.errors import ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
@@ -213,6 +214,7 @@ def test_a_candidate_that_is_no_better_is_refused_and_not_trained_again(loop):
     assert outcome.promoted is False
     assert outcome.reason.startswith("no better than the model on duty: accuracy")
     assert outcome.figures["comparison"]["n"] > 0
+    assert outcome.figures["refused"]["candidate"] == outcome.figures["refused"]["champion"] < 1
     assert loop.desk.champion().ref == "paper/first"
     [row] = [row for row in loop.desk.rows() if row["model"] == outcome.model]
     assert row["role"] == "retired"
@@ -254,3 +256,17 @@ def test_a_candidate_whose_labels_mean_something_else_is_refused(loop, monkeypat
     outcome = loop.retrain()
     assert outcome.promoted is False
     assert outcome.reason == "its labels do not mean what those of the model on duty mean"
+
+
+def test_the_gate_is_asked_with_what_both_refuse_to_judge(loop, monkeypatch):
+    untrained(loop, monkeypatch)
+    judged = LoadedModel.refused
+    monkeypatch.setattr(
+        LoadedModel, "refused", lambda model, said: judged(model, said) | (model.bundle.version != "first")
+    )
+    asked = []
+    monkeypatch.setattr(gate, "objection", lambda found, one, other: asked.append((one.all(), other.all())) or "no")
+    outcome = loop.retrain()
+    assert asked == [(True, False)]
+    assert outcome.figures["refused"]["candidate"] == 1
+    assert outcome.figures["refused"]["champion"] < 1
