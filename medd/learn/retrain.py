@@ -21,7 +21,7 @@ from rich.console import Console
 
 from medd.classify.classifier import load
 from medd.classify.desk import ModelDesk
-from medd.errors import GateRefused, SettingsError
+from medd.errors import GateRefused, ModelUnusable, SettingsError
 from medd.learn import gate, manifest
 from medd.learn.assess import sides_of
 from medd.learn.compare import compare
@@ -86,7 +86,7 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     Raises:
         SettingsError: The data, the recipe or the installation do not allow it.
         PluginError: The network cannot be trained.
-        ModelUnusable: There is no champion, or it is broken; or training failed.
+        ModelUnusable: There is no champion, or it is broken.
         TransientError: The database is away.
     """
     require_extra()
@@ -131,9 +131,12 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     # In this order: the first is no finding, the others are.
     if (prepared.labels, prepared.labels[1:]) != (about.labels, about.positive_labels):
         raise SettingsError(f"{wanted.data}: not the labels of {about.ref}. Received: {', '.join(prepared.labels)}")
-    if not output.exists():
-        train_prepared(prepared, wanted.data.name, output, options, desk.specs, console)
-    candidate = changes.register(desk.database, output, desk.specs, Change(wanted.who, "made by medd retrain"))
+    try:
+        if not output.exists():
+            train_prepared(prepared, wanted.data.name, output, options, desk.specs, console)
+        candidate = changes.register(desk.database, output, desk.specs, Change(wanted.who, "made by medd retrain"))
+    except ModelUnusable as error:  # on record, so that a timer does not train every night what diverges every night
+        return _refuse(desk, "", by, str(error))
     if candidate.ref == champion.ref:
         return Outcome(None, f"{candidate.ref} has learned from these data and is on duty", candidate.ref)
     return _decide(desk, candidate, champion, prepared, by)
@@ -144,7 +147,12 @@ def _decide(
 ) -> Outcome:
     """Compare the two on the locked part, and promote or refuse."""
     test = prepared.parts["test"]
-    one, other = (_judge(desk, version, test) for version in (candidate, champion))
+    try:
+        desk.try_out(candidate)
+        one = _judge(desk, candidate, test)
+    except ModelUnusable as error:
+        return _refuse(desk, candidate.ref, by, str(error))
+    other = _judge(desk, champion, test)
     if not np.array_equal(one.truth, other.truth):
         return _refuse(desk, candidate.ref, by, "its labels do not mean what those of the model on duty mean")
     patients = [sample.patient for sample in test.samples]
@@ -155,7 +163,6 @@ def _decide(
     if reason := gate.objection(found, one.refused, other.refused):
         return _refuse(desk, candidate.ref, by, reason)
     try:
-        desk.try_out(candidate)
         changes.promote(desk.database, candidate, desk.manager, by, expected=champion.ref)
     except GateRefused as error:  # it is on record already
         return Outcome(False, str(error), candidate.ref, figures)

@@ -270,3 +270,29 @@ def test_the_gate_is_asked_with_what_both_refuse_to_judge(loop, monkeypatch):
     assert asked == [(True, False)]
     assert outcome.figures["refused"]["candidate"] == 1
     assert outcome.figures["refused"]["champion"] < 1
+
+
+def test_a_training_that_diverges_is_on_record_and_not_tried_again_every_night(loop, monkeypatch):
+    def diverge() -> None:
+        raise ModelUnusable("training diverged")
+
+    untrained(loop, monkeypatch, diverge)
+    outcome = loop.retrain()
+    assert (outcome.promoted, outcome.reason) == (False, "training diverged")
+    assert loop.events() == [("", "training diverged")]
+    assert loop.retrain(if_changed=True).promoted is None
+
+
+def test_a_candidate_that_cannot_score_is_on_record(loop, monkeypatch):
+    untrained(loop, monkeypatch)
+    judge = LoadedModel.explain
+
+    def fail(model, batch):
+        if model.bundle.version == "first":
+            return judge(model, batch)
+        raise ModelUnusable("probabilities do not sum to 1")
+
+    monkeypatch.setattr(LoadedModel, "explain", fail)
+    outcome = loop.retrain()
+    assert (outcome.promoted, outcome.reason) == (False, "probabilities do not sum to 1")
+    assert loop.events() == [(outcome.model, outcome.reason)]
