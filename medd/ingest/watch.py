@@ -190,13 +190,14 @@ class Inbox:
             if all(emitter.is_alive() for emitter in self._observer.emitters):
                 return
             self._observer.stop()
-        self._observer = (PollingObserver if self._settings.poll else Observer)()
+            self._observer = None
+        observer = (PollingObserver if self._settings.poll else Observer)()
         try:
-            self._observer.schedule(self._collector, str(self._root), recursive=True)
-            self._observer.start()
+            observer.schedule(self._collector, str(self._root), recursive=True)
+            observer.start()
+            self._observer = observer
         except OSError as error:
             # inotify's limits are used up, or the folder is away: the rescans still find everything.
-            self._observer = None
             self._report(f"no change events, rescans only: {error.strerror}")
 
     def _report(self, sentence: str) -> None:

@@ -327,8 +327,9 @@ def test_folder_that_is_taken_away_and_comes_back_is_watched_again(watched, poll
     before = watched.inbox._observer
     eventually(lambda: not all(emitter.is_alive() for emitter in before.emitters))
     watched.root.mkdir()
-    eventually(lambda: watched.inbox._observer not in (None, before))
-    assert all(emitter.is_alive() for emitter in watched.inbox._observer.emitters)
+    eventually(
+        lambda: (now := watched.inbox._observer) not in (None, before) and all(e.is_alive() for e in now.emitters)
+    )
     watched.lay("film.dcm", films(2)[1])
     eventually(lambda: watched.below() == {"done/film.dcm"})
 
