@@ -9,8 +9,7 @@ from medd.classify.classifier import LoadedModel, load
 from medd.errors import ModelError, ModelUnusable, PluginError, TransientError
 from medd.hookspecs import ClassifierSpec
 from medd.records import ModelVersion, Role
-from medd.registry.changes import check
-from medd.registry.registry import champion, line_of_duty, set_aside
+from medd.registry.registry import champion, check, line_of_duty, set_aside
 from medd.store.database import Database
 from medd.store.models import find_on_duty
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,33 +15,56 @@ from medd.learn.dataset import Part
 _BATCH = 64
 
 
-def score(model: LoadedModel, part: Part) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Score a part.
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model says of the N images of a part.
 
-    Returns:
-        (N,) bool, whether a positive label is true, and (N,) float32, the summed probability of the positive labels.
+    Attributes:
+        truth: (N,) whether the finding is there, by the model's labels.
+        scores: (N,) the summed probability of the positive labels, in [0, 1].
+        refused: (N,) whether serving would not judge the image, as it is unlike those of the training.
+        novelty: (N,) how unlike; None where the model cannot tell.
     """
+
+    truth: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    refused: NDArray[np.bool_]
+    novelty: NDArray[np.float32] | None
+
+
+def score(model: LoadedModel, part: Part) -> Scored:
+    """Score a part, which has images."""
     bundle = model.bundle
     positive = [bundle.labels.index(label) for label in bundle.positive_labels]
-    starts = range(0, len(part), _BATCH)
-    scores = np.concatenate([model.predict(part.inputs(start, start + _BATCH)) for start in starts])
-    return np.isin(part.truth, positive), np.minimum(scores[:, positive].sum(axis=1), 1)
+    told = [model.explain(part.inputs(start, start + _BATCH)) for start in range(0, len(part), _BATCH)]
+    novelties = [one.novelty for one in told if one.novelty is not None]
+    return Scored(
+        truth=np.isin(part.truth, positive),
+        scores=np.minimum(np.concatenate([one.probabilities for one in told])[:, positive].sum(axis=1), 1),
+        refused=np.concatenate([model.refused(one) for one in told]),
+        novelty=np.concatenate(novelties) if novelties else None,
+    )
 
 
 def evaluate(model: LoadedModel, part: Part, *, resamples: int = 1000) -> dict[str, Any]:
-    """Measure a model on a part at its threshold.
+    """Measure a model on a part at its threshold; returns what `figures_of` gives."""
+    return figures_of(model, part, score(model, part), resamples=resamples)
+
+
+def figures_of(model: LoadedModel, part: Part, scored: Scored, *, resamples: int = 1000) -> dict[str, Any]:
+    """Put the figures of a scored part together.
 
     Args:
         model: The model.
         part: The images.
+        scored: What the model says of them.
         resamples: For the 95 % intervals by patient; 0 leaves them out.
 
     Returns:
         What `measure` gives, and model.
     """
-    truth, scores = score(model, part)
     patients = [sample.patient for sample in part.samples]
-    figures = measure(truth, scores, model.bundle.threshold, patients, resamples=resamples)
+    figures = measure(scored.truth, scored.scores, model.bundle.threshold, patients, resamples=resamples)
     return figures | {"model": model.bundle.ref}
 
 

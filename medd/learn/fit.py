@@ -111,12 +111,9 @@ def fit(
         try:
             state.restore(checkpoint)
             console.print(f"goes on after epoch {state.epoch}", highlight=False)
-        except (
-            Exception
-        ) as error:  # a damaged archive fails in many ways, and none of them is worth more than a restart
-            console.print(
-                f"the checkpoint cannot be read, begins anew. Received: {error!r}", highlight=False, markup=False
-            )
+        except Exception as error:  # a damaged archive fails in many ways
+            why = f"the checkpoint cannot be read, begins anew. Received: {error!r}"
+            console.print(why, highlight=False, markup=False)
             keras.utils.set_random_seed(options.seed)
             state = _State(spec, options, classes, shape)
     targets = classes.targets(parts["train"].samples, options.sublabels)

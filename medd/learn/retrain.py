@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -27,6 +26,7 @@ from medd.learn.assess import sides_of
 from medd.learn.compare import compare
 from medd.learn.corrections import Merged, merge
 from medd.learn.dataset import Part, decode
+from medd.learn.evaluate import Scored, score
 from medd.learn.options import TrainOptions, read_options
 from medd.learn.train import Prepared, prepare_samples, require_extra, train_prepared
 from medd.records import ModelChange, ModelVersion
@@ -37,8 +37,6 @@ from medd.registry.changes import Change
 from medd.store.annotations import find_truths
 from medd.store.models import find_events, find_model
 from medd.store.spool import Spool
-
-_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +147,14 @@ def _decide(
     test = prepared.parts["test"]
     try:
         desk.try_out(candidate)
-        one = _judge(desk, candidate, test)
+        one, threshold = _judge(desk, candidate, test)
     except ModelUnusable as error:
         return _refuse(desk, candidate.ref, by, str(error))
-    other = _judge(desk, champion, test)
+    other, champion_threshold = _judge(desk, champion, test)
     if not np.array_equal(one.truth, other.truth):
         return _refuse(desk, candidate.ref, by, "its labels do not mean what those of the model on duty mean")
     patients = [sample.patient for sample in test.samples]
-    found = compare(one.truth, one.scores, other.scores, one.threshold, other.threshold, patients=patients)
+    found = compare(one.truth, one.scores, other.scores, threshold, champion_threshold, patients=patients)
     refused = {"candidate": float(one.refused.mean()), "champion": float(other.refused.mean())}
     figures = {**by.figures, "candidate": candidate.ref, "comparison": asdict(found), "refused": refused}
     by = Change(by.who, by.why or gate.describe(found), figures)
@@ -169,32 +167,11 @@ def _decide(
     return Outcome(True, gate.describe(found), candidate.ref, figures)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What a model says of the locked test part."""
-
-    #: (N,) whether the finding is there, by the model's labels.
-    truth: NDArray[np.bool_]
-    #: (N,) probability of the finding, in [0, 1].
-    scores: NDArray[np.float32]
-    #: (N,) whether serving would not judge the image, as it is unlike those of the training.
-    refused: NDArray[np.bool_]
-    #: In [0, 1].
-    threshold: float
-
-
-def _judge(desk: ModelDesk, version: ModelVersion, test: Part) -> _Judged:
+def _judge(desk: ModelDesk, version: ModelVersion, test: Part) -> tuple[Scored, float]:
+    """What a model says of the locked test part, and its threshold."""
     model = load(version.path, desk.specs)
-    bundle = model.bundle
-    part = test if bundle.preprocess == test.spec else _decoded(test, bundle)
-    positive = [bundle.labels.index(label) for label in bundle.positive_labels]
-    scores, refused = [], []
-    for start in range(0, len(part), _BATCH):
-        said = model.explain(part.inputs(start, start + _BATCH))
-        scores.append(np.minimum(said.probabilities[:, positive].sum(axis=1), 1))
-        refused.append(model.refused(said))
-    truth = np.isin(part.truth, positive)
-    return _Judged(truth, np.concatenate(scores), np.concatenate(refused), bundle.threshold)
+    part = test if model.bundle.preprocess == test.spec else _decoded(test, model.bundle)
+    return score(model, part), model.bundle.threshold
 
 
 def _decoded(test: Part, bundle: Bundle) -> Part:

@@ -219,10 +219,3 @@ def difference(serving: "keras.Model", served: LoadedModel, part: Part) -> float
             f"(max |Δp| ≤ {TOLERANCE:g}). Received: {apart:.2e}"
         )
     return apart
-
-
-def novelty(served: LoadedModel, part: Part) -> NDArray[np.float32] | None:
-    """(N,) how far each image of a part is from the training; None where the model cannot tell."""
-    starts = range(0, len(part), _BATCH)
-    told = [served.explain(part.inputs(n, n + _BATCH)).novelty for n in starts]
-    return np.concatenate([one for one in told if one is not None]) if told and told[0] is not None else None

@@ -23,12 +23,12 @@ from medd.errors import PluginError, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import extra, manifest, metrics, plots, serving
 from medd.learn.dataset import Part, decode
-from medd.learn.evaluate import evaluate, score
+from medd.learn.evaluate import Scored, figures_of, score
 from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
 from medd.learn.options import TrainOptions
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle, Gate
-from medd.registry.reference import Reference, reference
+from medd.registry.reference import reference
 
 _STATE = "recipe.sha256"
 
@@ -149,14 +149,15 @@ def train_prepared(
 
         served = LoadedModel(draft, resolve(spec.load, spec.name)(folder, 0))
         apart = serving.difference(network, served, parts["val"])
-        served = LoadedModel(_settle(served, parts["val"], options), served.classifier)
+        served = LoadedModel(_settle(draft, score(served, parts["val"]), options), served.classifier)
+        val, test = score(served, parts["val"]), score(served, parts["test"])
         evaluation = {
             "measured_on": "the test part of this split: patients that took no part in training or validation",
-            **evaluate(served, parts["test"]),
-            "confusion_at_0.5": metrics.confusion(*score(served, parts["test"]), 0.5),
-            "refused": _refused(served, parts["test"]),
+            **figures_of(served, parts["test"], test),
+            "confusion_at_0.5": metrics.confusion(test.truth, test.scores, 0.5),
+            "refused": int(test.refused.sum()) if served.bundle.gate else None,
             "threshold_rule": f"the highest with sensitivity {options.sensitivity:g} on the validation part",
-            "validation": evaluate(served, parts["val"], resamples=0),
+            "validation": figures_of(served, parts["val"], val, resamples=0),
             "onnx_max_difference": apart,
         }
         training = {
@@ -170,7 +171,10 @@ def train_prepared(
             "seconds": round(time.monotonic() - started),
             "versions": _versions(),
         }
-        updates = {"evaluation": evaluation, "training": training, "reference": _reference(served, parts)}
+        # What later images are compared with: the images that took no part in the training.
+        means, stds = np.concatenate([parts["val"].brightness, parts["test"].brightness]).T
+        held_out = reference(np.concatenate([val.scores, test.scores]), means, stds)
+        updates = {"evaluation": evaluation, "training": training, "reference": held_out}
         shutil.rmtree(work)
         (folder / _STATE).unlink()
         made = bundles.write(folder, served.bundle.model_copy(update=updates))
@@ -178,19 +182,14 @@ def train_prepared(
     return made
 
 
-def _settle(served: LoadedModel, part: Part, options: TrainOptions) -> Bundle:
-    """Choose calibration, threshold and gate on the validation part."""
-    truth, raw = score(served, part)
-    calibration = metrics.calibrate(truth, raw, options.prevalence)
-    bundle = served.bundle.model_copy(update={"calibration": calibration})
-    _, calibrated = score(LoadedModel(bundle, served.classifier), part)
-    threshold = metrics.threshold_for(truth, calibrated, options.sensitivity)
+def _settle(draft: Bundle, val: Scored, options: TrainOptions) -> Bundle:
+    """Choose calibration, threshold and gate by what the uncalibrated model says of the validation part."""
+    calibration = metrics.calibrate(val.truth, val.scores, options.prevalence)
+    threshold = metrics.threshold_for(val.truth, calibration.apply(val.scores), options.sensitivity)
     gate = None
-    if options.refusals:
-        novelty = serving.novelty(served, part)
-        if novelty is not None:
-            gate = Gate(threshold=float(np.ceil(np.quantile(novelty, 1 - options.refusals) * 1e4) / 1e4))
-    return bundle.model_copy(update={"threshold": threshold, "gate": gate})
+    if options.refusals and val.novelty is not None:
+        gate = Gate(threshold=float(np.ceil(np.quantile(val.novelty, 1 - options.refusals) * 1e4) / 1e4))
+    return draft.model_copy(update={"calibration": calibration, "threshold": threshold, "gate": gate})
 
 
 def _public(options: TrainOptions) -> dict[str, Any]:
@@ -201,22 +200,6 @@ def _public(options: TrainOptions) -> dict[str, Any]:
         for name, value in told["network_options"].items()
     }
     return told
-
-
-def _reference(served: LoadedModel, parts: dict[str, Part]) -> Reference:
-    """What later images are compared with: the images that took no part in the training."""
-    held_out = [parts["val"], parts["test"]]
-    scores = np.concatenate([score(served, part)[1] for part in held_out])
-    means, stds = np.concatenate([part.brightness for part in held_out]).T
-    return reference(scores.tolist(), means.tolist(), stds.tolist())
-
-
-def _refused(served: LoadedModel, part: Part) -> int | None:
-    """How many images of a part the gate refuses."""
-    novelty = serving.novelty(served, part)
-    if served.bundle.gate is None or novelty is None:
-        return None
-    return int((novelty > served.bundle.gate.threshold).sum())
 
 
 @contextmanager

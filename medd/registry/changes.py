@@ -24,8 +24,7 @@ from medd import plugins
 from medd.errors import GateRefused, ModelUnusable, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import ModelChange, ModelEvent, ModelVersion, Role
-from medd.registry.registry import check as check
-from medd.registry.registry import check_text, find_replaced, read_version
+from medd.registry.registry import check, check_text, find_replaced, read_version
 from medd.store.database import Database
 from medd.store.models import add_event, find_model, find_on_duty, lock_models, put_model, set_role
 
@@ -124,7 +123,7 @@ def promote(
         model: The model.
         manager: The plugins.
         change: By whom and why.
-        expected: "name/version" of the only champion that it may replace: the one it was compared with.
+        expected: "name/version" of the only champion that it may replace.
 
     Raises:
         GateRefused: A plugin objects, or another champion is on duty than `expected`; that is kept on record.
@@ -153,6 +152,7 @@ def rollback(database: Database, classifier: str, manager: pluggy.PluginManager,
 
     Raises:
         SettingsError: The champion replaced none.
+        GateRefused: Somebody has changed the champion meanwhile.
         ModelUnusable: That one is broken by now.
         TransientError: The database is away.
     """
@@ -162,7 +162,7 @@ def rollback(database: Database, classifier: str, manager: pluggy.PluginManager,
     if earlier is None:
         raise SettingsError(f"classifier {classifier!r}: nothing to go back to; the model on duty replaced none")
     check(earlier)
-    _put_on_duty(database, earlier, ModelChange.ROLLED_BACK, change)
+    _put_on_duty(database, earlier, ModelChange.ROLLED_BACK, change, expected=on_duty.ref if on_duty else None)
     plugins.tell(manager, "model_promoted", model=earlier)
     return earlier
 
@@ -195,7 +195,7 @@ def _put_on_duty(
             return
         if expected is not None and (replaced is None or replaced.ref != expected):
             on_duty = replaced.ref if replaced else "none"
-            raise GateRefused(f"{model.ref}: was compared with {expected}, which is not on duty. Received: {on_duty}")
+            raise GateRefused(f"{model.ref}: was to replace {expected}, which is not on duty. Received: {on_duty}")
         set_role(connection, model, Role.CHAMPION)
         figures = {**change.figures, "replaced": replaced.ref if replaced else None}
         _record(connection, model, what, Change(change.who, change.why, figures))

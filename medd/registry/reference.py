@@ -1,6 +1,5 @@
 """What a model saw and said of its own held-out images: what later images are compared with. Kept in the bundle."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Self
 
@@ -68,7 +67,7 @@ def distribution(values: ArrayLike) -> Distribution:
     )
 
 
-def reference(scores: Sequence[float], means: Sequence[float], stds: Sequence[float]) -> Reference:
+def reference(scores: ArrayLike, means: ArrayLike, stds: ArrayLike) -> Reference:
     """What to compare later images with.
 
     Args:

@@ -57,7 +57,8 @@ def test_evaluation_and_serving_score_alike(data):
     model: LoadedModel = classifier.load(spec.bundle, specs)
     samples, _ = manifest.read(data)
     part, _ = decode(samples, model.bundle.labels, model.bundle.preprocess)
-    truth, scores = score(model, part)
+    scored = score(model, part)
+    truth, scores = scored.truth, scored.scores
     assert list(truth) == [sample.label == "PNEUMONIA" for sample in samples]
     images = np.stack([preprocess(load(sample.path), model.bundle.preprocess) for sample in samples])
     predictions = [model.interpret(row, number) for number, row in enumerate(model.predict(images))]

@@ -104,7 +104,7 @@ def test_model_that_somebody_else_promotes_meanwhile_does_not_replace_itself(hou
 def test_model_replaces_no_other_champion_than_the_one_it_was_compared_with(house):
     two, three = house.register("2"), house.register("3")
     house.promote(two)
-    with pytest.raises(GateRefused, match=r"compared with stub/1, which is not on duty\. Received: stub/2"):
+    with pytest.raises(GateRefused, match=r"to replace stub/1, which is not on duty\. Received: stub/2"):
         changes.promote(house.database, three, house.manager, WARD, expected="stub/1")
     assert house.on_duty() == {"champion": "stub/2"}
     assert house.events()[-1] == ("refused", "stub/3")

@@ -136,7 +136,7 @@ def test_a_part_in_memory_gives_the_same_figures_as_its_files(home, pictures):
     samples = manifest.read(pictures)[0]
     part, _ = decode(samples, model.bundle.labels, model.bundle.preprocess)
     material = assess.assess(samples, [model], plugins.load_plugins(builtin=(admission, stub_plugin)))
-    np.testing.assert_array_equal(score(model, part)[1], material.results[0].scores.astype(np.float32))
+    np.testing.assert_array_equal(score(model, part).scores, material.results[0].scores.astype(np.float32))
     expected = evaluate(model, part, resamples=20)
     found = report.report(pictures, "all", material, [home / "models" / "stub-1"], 20)
     assert {name: found[name] for name in expected} == expected

@@ -197,7 +197,7 @@ def test_a_champion_that_came_while_the_candidate_trained_is_not_replaced_unaske
     monkeypatch.setattr(gate, "objection", lambda *_: None)
     outcome = loop.retrain()
     assert outcome.promoted is False
-    assert "was compared with paper/first, which is not on duty. Received: paper/second" in outcome.reason
+    assert "was to replace paper/first, which is not on duty. Received: paper/second" in outcome.reason
     assert loop.desk.champion().ref == "paper/second"
 
 
