@@ -9,6 +9,7 @@
     ├── InputError            this input can never be processed: buried or refused, not retried
     │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
     ├── TransientError        may pass by itself: retried with backoff
+    ├── PeerRefused           a peer says no for good: not retried by itself
     └── ModelError
         ├── ModelUnusable     a bundle is unreadable, incomplete or altered
         └── GateRefused       a model may not go on duty: no better than the one there, or a plugin objects
@@ -51,6 +52,13 @@ class NotAssessable(InputError):
 
 class TransientError(MeddError):
     """The surroundings failed (disk, database, network). The work is tried again later."""
+
+
+class PeerRefused(MeddError):
+    """A peer does not take what we send, or us, and will not later: an unknown AE title, a SOP class, a bad key.
+
+    Mend the settings, here or there; `medd queue retry` then tries again.
+    """
 
 
 class ModelError(MeddError):

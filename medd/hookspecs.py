@@ -13,8 +13,8 @@ A plugin is a module, installed under the entry-point group ``medd`` or laid int
         ...
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,17 @@ import numpy as np
 import pluggy
 from numpy.typing import NDArray
 
-from medd.records import Attachment, Instance, InstanceHeader, ModelVersion, Objection, Prediction, Verdict
+from medd.records import (
+    Attachment,
+    Delivery,
+    Instance,
+    InstanceHeader,
+    ModelVersion,
+    Objection,
+    Prediction,
+    StudyReport,
+    Verdict,
+)
 
 hookspec = pluggy.HookspecMarker("medd")
 
@@ -44,6 +54,9 @@ class ClassifierSpec:
     #: "module:function"; called as ``thaw(model) -> None`` once the recipe's ``frozen_epochs`` have passed, to let move
     #: what ``build`` has frozen; the model is compiled again afterwards. Empty where nothing is frozen.
     thaw: str = ""
+    #: What a label is called in reports: label → (code value, coding scheme designator, code meaning), such as
+    #: ("233604007", "SCT", "Pneumonia"). A label without one is reported in words of its own.
+    codes: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 @hookspec
@@ -75,6 +88,19 @@ def explain_prediction(  # type: ignore[empty-body]
 @hookspec
 def prediction_recorded(prediction: Prediction) -> None:
     """A prediction is in the database."""
+
+
+@hookspec
+def register_destinations() -> Iterable[type[Any]]:  # type: ignore[empty-body]
+    """Return the kinds of destination this plugin brings: subclasses of `medd.deliver.destination.Destination`.
+
+    Called at start by the daemon. ``[[destination]] type`` chooses one, and its own ``Settings`` check the other keys.
+    """
+
+
+@hookspec
+def delivery_sent(delivery: Delivery, report: StudyReport) -> None:
+    """A destination has acknowledged all that a study's report has for it."""
 
 
 @hookspec

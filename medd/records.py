@@ -218,6 +218,80 @@ class Prediction:
     attachments: tuple[Attachment, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """One image of a study as a report tells of it."""
+
+    instance_id: int
+    sha256: str
+    media_type: MediaType
+    #: Where the bytes lie.
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    status: Status
+    #: Why it was not assessed or failed, and one sentence more.
+    reason: Reason | None = None
+    detail: str | None = None
+    #: None where no model judged it.
+    prediction: Prediction | None = None
+    scored_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """What is known of one study at one time: what destinations are sent.
+
+    The same results make the same report, to the last byte and UID; whatever changes makes a new one, which names the
+    one before it.
+    """
+
+    #: (0020,000D) Study Instance UID; "" for an image file, which is a study of its own.
+    study_instance_uid: str
+    #: Which report of this study it is: 1 for the first.
+    number: int
+    #: SOP Instance UID of its SR; the other objects derive theirs from their image and prediction.
+    sop_instance_uid: str
+    #: SOP Instance UID of the SR that it replaces; "" for the first.
+    predecessor: str
+    #: When the newest of the results was made.
+    created_at: datetime
+    #: Never logged.
+    patient_id: str
+    accession_number: str
+    images: tuple[ImageResult, ...]
+
+
+class DeliveryState(StrEnum):
+    """Where the delivery of a study to a destination stands; a row of ``delivery``."""
+
+    #: Waits: for the study to be quiet, for the destination, for its turn.
+    PENDING = "pending"
+    #: A deliverer has claimed it.
+    RUNNING = "running"
+    #: The destination has all there is.
+    DONE = "done"
+    #: Given up, and why stands in ``error``. `medd queue retry` brings it back.
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery, claimed by one deliverer for the time of a lease."""
+
+    id: int
+    #: Study Instance UID, or the SHA-256 of an image file.
+    study: str
+    #: Name of the destination.
+    destination: str
+    #: Raised by each change of the study.
+    revision: int
+    #: How often it has been tried since it last worked, this time included.
+    attempts: int
+    lease_token: str
+
+
 class Role(StrEnum):
     """What a model version does for its classifier."""
 

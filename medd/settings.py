@@ -36,6 +36,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class TlsSettings(Section):
+    """A table ``tls``: TLS 1.2 or newer (PS3.15 section B.12, BCP 195). Relative paths lie in the home folder."""
+
+    #: Our certificate chain, PEM. A listener needs one; towards a peer only where the peer asks for it.
+    certificate: str = ""
+    #: Its private key, PEM, without a pass phrase; empty where it stands in the same file.
+    key: str = ""
+    #: Certificates that we trust, PEM. On a listener, peers must then show one that these have signed (mutual TLS);
+    #: towards a peer, the system's are trusted where none is named.
+    ca: str = ""
+
+
 class ListenerSettings(Section):
     """``[listener]``: the C-STORE and C-ECHO provider."""
 
@@ -57,6 +69,12 @@ class ListenerSettings(Section):
     network_timeout_s: float = Field(default=30, gt=0)
     #: Largest dataset accepted, MiB.
     max_object_mib: int = Field(default=2048, ge=1)
+    #: Associations at one time from one address; 0 sets no limit of its own.
+    max_associations_per_host: int = Field(default=0, ge=0)
+    #: Seconds a peer may take from the connection to its association request, the TLS handshake included.
+    association_timeout_s: float = Field(default=10, gt=0)
+    #: Without a certificate, the port speaks DICOM in the clear.
+    tls: TlsSettings = TlsSettings()
 
 
 class InboxSettings(Section):
@@ -105,6 +123,93 @@ class WorkerSettings(Section):
     poll_s: float = Field(default=0.2, gt=0)
 
 
+class StudySettings(Section):
+    """``[study]``: when a study is complete enough to be reported."""
+
+    #: Seconds without another result before a study is reported.
+    quiet_s: float = Field(default=10, ge=0)
+    #: Seconds after its first result when it is reported whatever still comes.
+    max_wait_s: float = Field(default=60, ge=0)
+
+
+class PeerSettings(Section):
+    """``[[peer]]``: a DICOM application entity that is asked for images, or that asks for storage commitment."""
+
+    #: How the command line calls it.
+    name: str = Field(min_length=1, max_length=64)
+    host: str
+    port: int = Field(default=104, ge=1, le=65535)
+    #: The peer's AE title.
+    ae_title: AETitle
+    #: Ours towards it; by default the listener's.
+    calling_ae_title: AETitle | None = None
+    #: The table, even an empty one, turns TLS on.
+    tls: TlsSettings | None = None
+    #: Seconds to connect, and without an answer, before it counts as away.
+    timeout_s: float = Field(default=30, gt=0)
+    #: How `medd pull` fetches images: "move" to our listener, or "get" on the same association.
+    retrieve: Literal["get", "move"] = "get"
+
+
+class DicomWebSettings(Section):
+    """``[[dicomweb]]``: a DICOMweb server that is asked for images (QIDO-RS, WADO-RS)."""
+
+    #: How the command line calls it.
+    name: str = Field(min_length=1, max_length=64)
+    #: The service's root, such as "https://pacs.example/dicom-web".
+    url: str
+    #: A file that holds the token sent as "Authorization: Bearer …"; relative to the home folder, or absolute.
+    token_file: str = ""
+    #: Certificates to trust instead of the system's, PEM.
+    ca: str = ""
+    timeout_s: float = Field(default=30, gt=0)
+
+
+class PullSettings(Section):
+    """``[[pull]]``: images fetched by the daemon on a schedule."""
+
+    #: The peer or DICOMweb server, by name.
+    source: str = Field(min_length=1, max_length=64)
+    #: Local time of day, "HH:MM", at which it begins.
+    at: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    #: How many days back it asks for, today included.
+    days: int = Field(default=2, ge=1)
+    modalities: tuple[str, ...] = ("CR", "DX")
+    #: Studies fetched at most in one run; 0 sets no limit.
+    max_studies: int = Field(default=0, ge=0)
+    #: Studies a minute at most; 0 sets no limit.
+    studies_per_min: float = Field(default=0, ge=0)
+
+
+class DestinationSettings(BaseModel):
+    """``[[destination]]``: where results go. What else it takes, the destination's type says."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    #: "pacs", "folder", or what a plugin brings.
+    type: str = Field(min_length=1, max_length=64)
+    #: Unique; by default the type.
+    name: str = Field(default="", max_length=64)
+
+    @property
+    def label(self) -> str:
+        """How it is called: its name, or its type where it has none."""
+        return self.name or self.type
+
+
+class DeliverSettings(Section):
+    """``[deliver]``: how results are sent."""
+
+    #: Studies sent at one time.
+    threads: int = Field(default=4, ge=1)
+    #: Seconds after which the work of a deliverer that fell silent goes to another.
+    lease_s: float = Field(default=60, gt=1, le=300)
+    #: Seconds between looks at an empty outbox.
+    poll_s: float = Field(default=0.5, gt=0)
+    #: Hours for which a destination that is away is tried before a delivery is dead.
+    give_up_after_h: float = Field(default=72, gt=0)
+
+
 class ModelSettings(Section):
     """``[model]``: which classifier is used."""
 
@@ -149,6 +254,12 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     spool: SpoolSettings = SpoolSettings()
     worker: WorkerSettings = WorkerSettings()
+    study: StudySettings = StudySettings()
+    destination: tuple[DestinationSettings, ...] = ()
+    deliver: DeliverSettings = DeliverSettings()
+    peer: tuple[PeerSettings, ...] = ()
+    dicomweb: tuple[DicomWebSettings, ...] = ()
+    pull: tuple[PullSettings, ...] = ()
     model: ModelSettings = ModelSettings()
     retrain: RetrainSettings = RetrainSettings()
     log: LogSettings = LogSettings()

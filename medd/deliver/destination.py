@@ -1,0 +1,69 @@
+"""What a destination is: somewhere that results go."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
+from pydicom import Dataset
+
+from medd.records import StudyReport
+from medd.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One thing that a destination has acknowledged."""
+
+    #: SOP Instance UID, or the name that it has there.
+    object: str
+    sop_class_uid: str = ""
+    #: What was answered, in a few words.
+    answer: str = ""
+
+
+class Objects(Protocol):
+    """The DICOM objects of a report, made when they are asked for."""
+
+    def make(self, kind: str) -> Sequence[Dataset]:
+        """The objects of a kind: "sr", "sc" or "gsps". Empty where the report has nothing for it.
+
+        Raises:
+            InputError: An image cannot be read any more.
+        """
+        ...
+
+
+class Destination(ABC):
+    """One ``[[destination]]``. Several threads may send by it at the same time.
+
+    Args:
+        name: What ``[[destination]] name`` says.
+        own: The other keys of the table, checked by `Settings`.
+        settings: All of medd's settings.
+    """
+
+    #: As ``[[destination]] type`` names it; unique among all plugins.
+    type: ClassVar[str]
+    #: The other keys of the table; a model that forbids those it does not know.
+    Settings: ClassVar[type[BaseModel]]
+
+    def __init__(self, name: str, own: Any, settings: Settings) -> None:
+        self.name, self.own, self.settings = name, own, settings
+
+    @abstractmethod
+    def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> list[Sent]:
+        """Send what there is of a report; come back when all of it is acknowledged.
+
+        A deliverer that dies in between sends the same once more: to receive it twice must be as good as once.
+
+        Args:
+            report: What is known of the study.
+            objects: Its DICOM objects.
+            known: What this destination has acknowledged already, by `Sent.object`: not to be sent again.
+
+        Raises:
+            TransientError: The destination is away or busy; tried again with backoff.
+            PeerRefused: It says no for good; not tried again by itself.
+        """

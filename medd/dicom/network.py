@@ -1,0 +1,112 @@
+"""Associations that we ask for: to send, to fetch, to verify. What we accept is `medd.ingest.listener`'s.
+
+pynetdicom does the protocol. Here its many ways to fail become two: what may pass, and what a person must mend.
+"""
+
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pynetdicom import AE, build_context
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification
+
+from medd.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from medd.errors import PeerRefused, TransientError
+from medd.settings import PeerSettings
+
+# It logs whole datasets at DEBUG, and as errors what is told better by the exceptions below.
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+#: A-ASSOCIATE-RJ whose cause may pass (PS3.8 table 9-21): result 2 is "rejected-transient".
+_TRANSIENT = 0x02
+
+
+@contextmanager
+def associate(
+    peer: PeerSettings,
+    calling_ae: str,
+    contexts: Sequence[PresentationContext],
+    *,
+    tls: Any = None,
+    handlers: Sequence[Any] = (),
+    negotiation: Sequence[Any] = (),
+) -> Iterator[Association]:
+    """An association with a peer, released at the end and aborted when the block raises.
+
+    Args:
+        peer: Whom to ask.
+        calling_ae: Our AE title, unless the peer's settings name another one.
+        contexts: The presentation contexts to propose, at most 128.
+        tls: An `ssl.SSLContext`, where the peer's settings have the table ``tls``.
+        handlers: pynetdicom's event handlers.
+        negotiation: Items of extended negotiation, such as roles.
+
+    Raises:
+        TransientError: The peer is away, busy, or went away meanwhile.
+        PeerRefused: It does not know us or our peer's AE title, or accepts none of the contexts.
+    """
+    entity = AE(ae_title=peer.calling_ae_title or calling_ae)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = peer.timeout_s
+    entity.network_timeout = peer.timeout_s
+    where = f"{peer.name} ({peer.ae_title}@{peer.host}:{peer.port})"
+    association = entity.associate(
+        peer.host,
+        peer.port,
+        contexts=list(contexts),
+        ae_title=peer.ae_title,
+        max_pdu=0,
+        tls_args=(tls, peer.host) if tls is not None else None,
+        evt_handlers=list(handlers),
+        ext_neg=list(negotiation),
+    )
+    if not association.is_established:
+        raise _failure(association, where)
+    try:
+        _send_at_once(association)
+        yield association
+    except BaseException:
+        association.abort()
+        raise
+    if association.is_established:
+        association.release()
+
+
+def _failure(association: Association, where: str) -> Exception:
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        message = f"{where} rejects the association: {primitive.reason_str}"
+        if primitive.result == _TRANSIENT:
+            return TransientError(message)
+        return PeerRefused(message)
+    if association.acceptor.primitive is not None and not association.accepted_contexts:
+        return PeerRefused(f"{where} accepts none of the presentation contexts proposed")
+    return TransientError(f"{where} does not answer, or aborts")
+
+
+def _send_at_once(association: Association) -> None:
+    # A message goes out in several small writes; Nagle's algorithm would hold each back for the answer to the last.
+    dul_socket = association.dul.socket
+    if dul_socket is not None and dul_socket.socket is not None:
+        dul_socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def echo(peer: PeerSettings, calling_ae: str, tls: Any = None) -> None:
+    """C-ECHO (PS3.4 Annex A).
+
+    Raises:
+        TransientError: The peer is away or busy.
+        PeerRefused: It does not want us, or answers with a failure.
+    """
+    with associate(peer, calling_ae, [build_context(Verification)], tls=tls) as association:
+        status = association.send_c_echo()
+        answer = getattr(status, "Status", None)
+    if answer is None:
+        raise TransientError(f"{peer.name}: no answer to C-ECHO")
+    if answer != 0x0000:
+        raise PeerRefused(f"{peer.name}: C-ECHO answered with {answer:#06x}")
