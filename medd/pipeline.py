@@ -5,6 +5,8 @@
     listener ─┐                                    ┌─▶ instance, job
               ├─▶ intake ─▶ spool (bytes) ─▶ database
     inbox ────┘                                    └─▶ worker ─▶ decode ─▶ preprocess ─▶ classifier ─▶ prediction
+                                                                                                         outbox
+    PACS, folder, … ◀─ report (SR, picture, rows) ◀─ deliverer ◀────────────────────────────────────────────┘
 """
 
 import secrets
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from medd import plugins
+from medd.deliver import kinds
 from medd.errors import SettingsError
 from medd.ingest import admission
 from medd.ingest.intake import Intake
@@ -26,14 +29,16 @@ from medd.queue.sql import SqlQueue
 from medd.queue.worker import Worker
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
+from medd.store.outbox import Deliveries, Outbox
 from medd.store.spool import Spool, write_once
 
 if TYPE_CHECKING:
     from medd.classify.classifier import LoadedModel
     from medd.classify.desk import ModelDesk
+    from medd.deliver.stage import Deliverer
 
 #: The parts of the daemon, each a process.
-STAGES = ("receive", "work")
+STAGES = ("receive", "work", "deliver")
 
 
 def load_plugins(settings: Settings) -> pluggy.PluginManager:
@@ -42,7 +47,7 @@ def load_plugins(settings: Settings) -> pluggy.PluginManager:
     Raises:
         PluginError: One cannot be used.
     """
-    return plugins.load_plugins(settings.under_home(settings.plugins_dir), builtin=(admission,))
+    return plugins.load_plugins(settings.under_home(settings.plugins_dir), builtin=(admission, kinds))
 
 
 def open_database(settings: Settings) -> Database:
@@ -96,7 +101,13 @@ def node_id(settings: Settings) -> str:
 
 def build_intake(settings: Settings, database: Database) -> Intake:
     """The one door."""
-    return Intake(database, open_spool(settings), load_plugins(settings))
+    return Intake(database, open_spool(settings), load_plugins(settings), outbox_of(settings))
+
+
+def outbox_of(settings: Settings) -> Outbox:
+    """Where results go, and how long a study may wait for company."""
+    names = tuple(table.label for table in settings.destination)
+    return Outbox(names, settings.study.quiet_s, settings.study.max_wait_s)
 
 
 def open_spool(settings: Settings) -> Spool:
@@ -204,6 +215,38 @@ def build_worker(settings: Settings, index: int) -> Worker:
     specs = plugins.classifiers(manager)
     duty = Duty(database, find_spec(settings.model.classifier, specs), specs, wanted.threads)
     spool = open_spool(settings)
-    queue = SqlQueue(database, f"{node_id(settings)}:{index}", wanted.lease_s, wanted.max_attempts, spool.id)
+    owner, outbox = f"{node_id(settings)}:{index}", outbox_of(settings)
+    queue = SqlQueue(database, owner, wanted.lease_s, wanted.max_attempts, spool.id, outbox)
     stage = ClassifyStage(duty.champion, spool, queue, manager, wanted.threads, duty)
     return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)
+
+
+def has_deliverer(settings: Settings) -> bool:
+    """Whether there is anything for a deliverer to do: a destination, or a peer that may ask for storage commitment."""
+    return bool(settings.destination or settings.peer)
+
+
+def build_deliverer(settings: Settings) -> "Deliverer":
+    """What sends results to their destinations.
+
+    Raises:
+        MeddError: The database, a plugin or a destination cannot be used.
+    """
+    # Late: pydicom and pynetdicom are heavy, and only this process needs them.
+    from medd.deliver.build import build_destinations
+    from medd.deliver.objects import ReportObjects
+    from medd.deliver.stage import Deliverer
+
+    database, manager, wanted = open_database(settings), load_plugins(settings), settings.deliver
+    destinations = build_destinations(settings, plugins.destinations(manager))
+    codes = {label: code for spec in plugins.classifiers(manager) for label, code in spec.codes.items()}
+    return Deliverer(
+        Deliveries(database, f"{node_id(settings)}:deliver", wanted.lease_s),
+        destinations,
+        open_spool(settings),
+        lambda report: ReportObjects(report, codes),
+        manager,
+        threads=wanted.threads,
+        poll_s=wanted.poll_s,
+        give_up_after_s=wanted.give_up_after_h * 3600,
+    )

@@ -87,23 +87,36 @@ def classifiers(manager: pluggy.PluginManager) -> list[ClassifierSpec]:
     Raises:
         PluginError: Two plugins bring one of the same name.
     """
-    found: dict[str, ClassifierSpec] = {}
+    found: dict[str, ClassifierSpec] = _brought(manager, "register_classifiers", "classifier", "name")
+    return [found[name] for name in sorted(found)]
+
+
+def destinations(manager: pluggy.PluginManager) -> dict[str, type[Any]]:
+    """Every kind of destination that the plugins bring, by what ``[[destination]] type`` calls it.
+
+    Raises:
+        PluginError: Two plugins bring one of the same type.
+    """
+    return _brought(manager, "register_destinations", "destination", "kind")
+
+
+def _brought(manager: pluggy.PluginManager, hook_name: str, what: str, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     bringers: dict[str, str | None] = {}
     for plugin in manager.get_plugins():
-        hook = getattr(plugin, "register_classifiers", None)
+        hook = getattr(plugin, hook_name, None)
         if hook is None or not hasattr(hook, f"{GROUP}_impl"):
             continue
         name = manager.get_name(plugin)
         try:
-            specs = list(hook())
+            things = [(getattr(thing, key), thing) for thing in hook()]
         except Exception as error:  # as above: a stranger's code, at start
-            raise PluginError(f"plugin {name!r}: register_classifiers raised {error!r}") from error
-        for spec in specs:
-            if spec.name in found:
-                other = bringers[spec.name]
-                raise PluginError(f"plugins {other!r} and {name!r}: both bring a classifier {spec.name!r}")
-            found[spec.name], bringers[spec.name] = spec, name
-    return [found[name] for name in sorted(found)]
+            raise PluginError(f"plugin {name!r}: {hook_name} raised {error!r}") from error
+        for word, thing in things:
+            if word in found:
+                raise PluginError(f"plugins {bringers[word]!r} and {name!r}: both bring a {what} {word!r}")
+            found[word], bringers[word] = thing, name
+    return found
 
 
 def admit(manager: pluggy.PluginManager, header: InstanceHeader) -> Verdict:

@@ -64,6 +64,11 @@ class Reason(StrEnum):
     RETRIES_EXHAUSTED = "retries_exhausted"
 
 
+#: What is no radiograph at all: a report of the study does not speak of it, and it alone makes none. Our own objects,
+#: sent back to us by a PACS that forwards everything, are among it.
+UNREPORTED = frozenset((Reason.NOT_AN_IMAGE, Reason.REPORT_OBJECT, Reason.NOT_A_RADIOGRAPH, Reason.DERIVED_IMAGE))
+
+
 class MediaType(StrEnum):
     """How the bytes of an instance are encoded."""
 
@@ -177,6 +182,8 @@ class Job:
     attempts: int
     #: Proof that the claim is still ours: a job that was lost and claimed again has another token.
     lease_token: str
+    #: Lower goes first: 0 for what comes in live.
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +244,7 @@ class ImageResult:
     #: None where no model judged it.
     prediction: Prediction | None = None
     scored_at: datetime | None = None
+    received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from medd import pipeline, plugins
 from medd.errors import SettingsError
@@ -147,11 +147,16 @@ def serve(settings: Settings, stages: Sequence[str], command: Callable[[str, int
 def _check(settings: Settings, stages: Sequence[str]) -> None:
     """Find what is wrong before any process is started."""
     database = pipeline.open_database(settings)
-    specs = plugins.classifiers(pipeline.load_plugins(settings))
+    manager = pipeline.load_plugins(settings)
+    specs = plugins.classifiers(manager)
     if "work" in stages:
         from medd.registry.registry import find_spec, find_usable
 
         find_usable(database, find_spec(settings.model.classifier, specs))
+    if "deliver" in stages:
+        from medd.deliver.build import build_destinations
+
+        build_destinations(settings, plugins.destinations(manager))
     database.close()
 
 
@@ -196,19 +201,33 @@ def run_stage(settings: Settings, stage: str, index: int, *, supervised: bool) -
                 pass
         finally:  # also when nobody is left to read that line: threads of ours would outlive the main one
             receiver.stop()
+    elif stage == "work":
+        _run_until(stop, pipeline.build_worker(settings, index), f"worker {index} with {settings.model.classifier}")
     else:
-        worker = pipeline.build_worker(settings, index)
-        thread = threading.Thread(target=worker.run, name="worker")
-        thread.start()
-        try:
-            print(f"ready: worker {index} with {settings.model.classifier}", flush=True)
-            while not stop.wait(1) and thread.is_alive():
-                pass
-        finally:
-            worker.stop()
-            thread.join()
+        names = ", ".join(table.label for table in settings.destination) or "storage commitment only"
+        _run_until(stop, pipeline.build_deliverer(settings), f"deliverer to {names}")
     # Without a signal it was a thread that ended, by a fault: the supervisor, or the service manager, starts us again.
     return 0 if stop.is_set() else 1
+
+
+class _Loop(Protocol):
+    """What runs until it is told to stop."""
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def _run_until(stop: threading.Event, loop: _Loop, name: str) -> None:
+    thread = threading.Thread(target=loop.run, name=name)
+    thread.start()
+    try:
+        print(f"ready: {name}", flush=True)
+        while not stop.wait(1) and thread.is_alive():
+            pass
+    finally:
+        loop.stop()
+        thread.join()
 
 
 def _wait_for_orphanage(stop: threading.Event) -> None:

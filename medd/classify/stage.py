@@ -16,7 +16,7 @@ from medd.dicom.headers import age_in_years
 from medd.dicom.part10 import HEAD_BYTES, split_file
 from medd.errors import InputError, ModelUnusable, TransientError
 from medd.imaging import PreprocessSpec, load
-from medd.queue.base import JobState
+from medd.queue.base import RESCORE_PRIORITY, JobState
 from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction, Reason
 from medd.store.repository import Location, locate, record_predictions, record_shadow, set_not_assessed
@@ -183,6 +183,10 @@ class ClassifyStage:
                         # Every other refusal comes from decoding, before a model is asked.
                         refused_by = ref if outcome.reason is Reason.UNFAMILIAR else None
                         set_not_assessed(connection, job.instance_id, outcome.reason, str(outcome), refused_by)
+                # In the same transaction: what is scored will be told. History that is scored again is not: years of
+                # it would flood whoever reads the PACS.
+                live = [job.instance_id for job, _ in settled if job.priority < RESCORE_PRIORITY]
+                self._queue.outbox.open(connection, live)
         for job, outcome in settled:
             fields = {"event": "instance.scored", "instance": job.instance_id, "job": job.id}
             if isinstance(outcome, InputError):

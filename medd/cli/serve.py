@@ -13,19 +13,20 @@ from medd.errors import SettingsError
 def serve(
     home: Home = None,
     config: Config = None,
-    only: Annotated[str, typer.Option(help="Only these parts, separated by commas: receive, work.")] = "",
+    only: Annotated[str, typer.Option(help="Only these parts, separated by commas: receive, work, deliver.")] = "",
 ) -> None:
-    """Run the daemon: receive images, score them, store the results."""
+    """Run the daemon: receive images, score them, store the results, deliver them."""
     from medd import logs, pipeline, settings, supervisor
 
     loaded = settings.load(home, config)
     logs.configure(loaded.log.level, loaded.log.format)
-    stages = [name.strip() for name in only.split(",")] if only else list(pipeline.STAGES)
+    standard = [name for name in pipeline.STAGES if name != "deliver" or pipeline.has_deliverer(loaded)]
+    stages = [name.strip() for name in only.split(",")] if only else standard
     unknown = set(stages) - set(pipeline.STAGES)
     if unknown:
         raise SettingsError(f"--only: {', '.join(pipeline.STAGES)} expected. Received: {', '.join(sorted(unknown))}")
     ordered = [name for name in pipeline.STAGES if name in stages]
-    if ordered == ["receive"] or (ordered == ["work"] and loaded.worker.processes == 1):
+    if len(ordered) == 1 and (ordered != ["work"] or loaded.worker.processes == 1):
         raise typer.Exit(supervisor.run_stage(loaded, ordered[0], 0, supervised=False))
 
     def command(stage: str, index: int) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """What a destination is: somewhere that results go."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydicom import Dataset
 
 from medd.records import StudyReport
-from medd.settings import Settings
+from medd.settings import Settings as MeddSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,19 @@ class Destination(ABC):
     """
 
     #: As ``[[destination]] type`` names it; unique among all plugins.
-    type: ClassVar[str]
+    kind: ClassVar[str]
     #: The other keys of the table; a model that forbids those it does not know.
     Settings: ClassVar[type[BaseModel]]
 
-    def __init__(self, name: str, own: Any, settings: Settings) -> None:
+    def __init__(self, name: str, own: Any, settings: MeddSettings) -> None:
         self.name, self.own, self.settings = name, own, settings
 
     @abstractmethod
-    def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> list[Sent]:
-        """Send what there is of a report; come back when all of it is acknowledged.
+    def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
+        """Send what there is of a report, and yield each thing once it is acknowledged.
 
-        A deliverer that dies in between sends the same once more: to receive it twice must be as good as once.
+        What was yielded before an error is kept as sent. A deliverer that dies in between sends the same once more: to
+        receive it twice must be as good as once.
 
         Args:
             report: What is known of the study.

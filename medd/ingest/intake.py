@@ -20,6 +20,7 @@ from medd.queue.base import CLASSIFY
 from medd.records import Instance, InstanceHeader, MediaType, Reason, Status, Verdict
 from medd.store.database import Database
 from medd.store.inserts import Added, InstanceInserter
+from medd.store.outbox import Outbox
 from medd.store.spool import Spool, SpoolWriter
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,15 @@ class Receipt:
 class Intake:
     """The door. Safe to use from many threads at once: images that come in at the same time share a commit."""
 
-    def __init__(self, database: Database, spool: Spool, manager: pluggy.PluginManager) -> None:
+    def __init__(
+        self,
+        database: Database,
+        spool: Spool,
+        manager: pluggy.PluginManager,
+        outbox: Outbox = Outbox(),  # noqa: B008  # frozen
+    ) -> None:
         self._spool, self._manager = spool, manager
-        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id))
+        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id, outbox))
 
     def close(self) -> None:
         """Close the connection to the database."""

@@ -30,6 +30,8 @@ class JobState(StrEnum):
 
 #: The work of scoring one instance.
 CLASSIFY = "classify"
+#: The work of sending a study's results to one destination; its rows are those of the outbox.
+DELIVER = "deliver"
 
 #: Of history that is scored again: everything that comes in live has 0 and goes first.
 RESCORE_PRIORITY = 1000

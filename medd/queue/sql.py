@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,8 +11,10 @@ from sqlalchemy import ColumnElement, Connection
 
 from medd.queue.base import MAX_BACKOFF_S, RESCORE_PRIORITY, JobState, backoff_s
 from medd.records import Job, Reason, Status
+from medd.store.clock import from_now, reached
 from medd.store.database import Database
-from medd.store.tables import UtcDateTime, instance, job, prediction
+from medd.store.outbox import Outbox
+from medd.store.tables import instance, job, prediction
 
 #: Jobs that `rescore` brings back in one transaction.
 _AT_ONCE = 1000
@@ -39,23 +41,26 @@ class SqlQueue:
         lease_s: Seconds a claim holds without a heartbeat.
         max_attempts: Tries before a job is dead.
         spool: The id of the spool that this worker can read; other jobs it leaves to other hosts.
+        outbox: Where results go; told of what is given up.
     """
 
     def __init__(
-        self, database: Database, owner: str = "", lease_s: float = 60, max_attempts: int = 5, spool: str = ""
+        self,
+        database: Database,
+        owner: str = "",
+        lease_s: float = 60,
+        max_attempts: int = 5,
+        spool: str = "",
+        outbox: Outbox = Outbox(),  # noqa: B008  # frozen
     ) -> None:
         self.database, self.owner, self.lease_s, self.max_attempts = database, owner, lease_s, max_attempts
-        self.spool = spool
+        self.spool, self.outbox = spool, outbox
 
     def _in(self, seconds: float) -> ColumnElement[datetime]:
-        """The moment `seconds` from now, by the one clock that all workers share."""
-        if self.database.is_sqlite:
-            return sa.literal(datetime.now(UTC) + timedelta(seconds=seconds), UtcDateTime)
-        return sa.func.clock_timestamp() + sa.literal(timedelta(seconds=seconds), sa.Interval)
+        return from_now(self.database, seconds)
 
     def _reached(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
-        # A moment further ahead than any is ever set was written before the clock was put back: it counts as reached.
-        return (column <= self._in(0)) | (column > self._in(2 * MAX_BACKOFF_S))
+        return reached(self.database, column, 2 * MAX_BACKOFF_S)
 
     def claim(self, kind: str, limit: int) -> list[Job]:
         """Claim the jobs that go first, at most `limit`.
@@ -93,7 +98,7 @@ class SqlQueue:
                 lease_token=token,
                 lease_until=self._in(self.lease_s),
             )
-            .returning(job.c.id, job.c.kind, job.c.instance_id, job.c.attempts, job.c.lease_token)
+            .returning(job.c.id, job.c.kind, job.c.instance_id, job.c.attempts, job.c.lease_token, job.c.priority)
         )
         with self.database.write() as connection:
             return sorted((Job(*row) for row in connection.execute(statement)), key=lambda claimed: claimed.id)
@@ -137,7 +142,7 @@ class SqlQueue:
             if connection.execute(given_back).rowcount == 0:
                 return None
             if state is JobState.DEAD:
-                _fail_instances(connection, [claimed.instance_id], error)
+                self._fail_instances(connection, [claimed.instance_id], error)
             return state
 
     def recover(self, kind: str, *, own: bool = False) -> Recovered:
@@ -161,7 +166,7 @@ class SqlQueue:
             given_up = job.update().where(lost & (job.c.attempts >= self.max_attempts))
             dead = given_up.values(state=JobState.DEAD, error=error, **_FREE).returning(job.c.instance_id)
             buried = connection.scalars(dead).all()
-            _fail_instances(connection, buried, error)
+            self._fail_instances(connection, buried, error)
         return Recovered(back, tuple(buried))
 
     def revive(self, kind: str, instance_ids: Sequence[int] | None = None) -> int:
@@ -242,9 +247,9 @@ class SqlQueue:
             found = {JobState(state): count for state, count in connection.execute(statement)}
         return {state: found.get(state, 0) for state in JobState}
 
-
-def _fail_instances(connection: Connection, ids: Sequence[int], detail: str) -> None:
-    failed = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED, "detail": detail}
-    # What was scored before, and could not be scored again, keeps what is known of it.
-    waiting = instance.c.id.in_(ids) & (instance.c.status == Status.PENDING)
-    connection.execute(instance.update().where(waiting).values(**failed))
+    def _fail_instances(self, connection: Connection, ids: Sequence[int], detail: str) -> None:
+        failed = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED, "detail": detail}
+        # What was scored before, and could not be scored again, keeps what is known of it.
+        waiting = instance.c.id.in_(ids) & (instance.c.status == Status.PENDING)
+        connection.execute(instance.update().where(waiting).values(**failed))
+        self.outbox.open(connection, ids)

@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy.pool import PoolProxiedConnection
 
 from medd.errors import InputError, TransientError
-from medd.records import Reason, Status
+from medd.records import UNREPORTED, Reason, Status
 from medd.store.database import Database
+from medd.store.outbox import Outbox, study_key
 from medd.store.tables import instance
 
 #: What an instance has when it comes in.
@@ -35,8 +36,14 @@ class Added:
 class InstanceInserter:
     """Inserts instances with their jobs, on a connection of its own. For one thread at a time."""
 
-    def __init__(self, database: Database, job_kind: str, spool: str = "") -> None:
-        self._database, self._kind, self._spool = database, job_kind, spool
+    def __init__(
+        self,
+        database: Database,
+        job_kind: str,
+        spool: str = "",
+        outbox: Outbox = Outbox(),  # noqa: B008  # frozen
+    ) -> None:
+        self._database, self._kind, self._spool, self._outbox = database, job_kind, spool, outbox
         self._dbapi: Any = database.engine.dialect.loaded_dbapi
         self._pooled: PoolProxiedConnection | None = None
         mark = ":{}" if database.is_sqlite else "%({})s"
@@ -53,6 +60,7 @@ class InstanceInserter:
             f" WHERE instance_id = {id_} AND state = 'dead'",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
         )
+        self._open = outbox.statement(mark)
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
 
     def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
@@ -121,8 +129,7 @@ class InstanceInserter:
         return pooled
 
     def _add(self, cursor: Any, row: dict[str, Any]) -> Added:
-        values = row | {"received_at": _utc_text(row["received_at"])} if self._database.is_sqlite else row
-        found = cursor.execute(self._insert, values).fetchone()
+        found = cursor.execute(self._insert, self._moments(row)).fetchone()
         if found is None:
             id_, status, reason = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
             if status == Status.FAILED:
@@ -134,7 +141,16 @@ class InstanceInserter:
         if row["status"] == Status.PENDING:
             wanted = {"kind": self._kind, "spool": self._spool, "id": found[0], "priority": row.get("priority", 0)}
             cursor.execute(self._job, wanted)
+        elif row["reason"] not in UNREPORTED:
+            # What a model will never see is told of as well: no answer at all would pass for "nothing found".
+            for opened in self._outbox.rows({study_key(row["study_instance_uid"], row["sha256"])}):
+                cursor.execute(self._open, self._moments(opened))
         return Added(found[0], True, row["status"], row["reason"])
+
+    def _moments(self, values: dict[str, Any]) -> dict[str, Any]:
+        if not self._database.is_sqlite:
+            return values
+        return {name: _utc_text(one) if isinstance(one, datetime) else one for name, one in values.items()}
 
     def close(self) -> None:
         """Give the connection up; the next `add` makes another. What was not committed is rolled back."""

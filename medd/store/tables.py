@@ -283,10 +283,10 @@ delivery = Table(
     Column("destination", String(64), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("state", String(8), nullable=False),
-    #: The first result of what is to be sent.
-    Column("opened_at", UtcDateTime, nullable=False),
     #: Not before: the study is to be quiet, a destination to come back.
     Column("available_at", UtcDateTime, nullable=False),
+    #: It is sent then, whatever of the study still comes or waits.
+    Column("due_by", UtcDateTime, nullable=False),
     #: Tries since it last worked, and since when none does.
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("failing_since", UtcDateTime),

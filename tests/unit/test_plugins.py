@@ -17,12 +17,14 @@ from tests.rows import prediction_of
 
 DOCUMENTED = [
     "admit_instance",
+    "delivery_sent",
     "explain_prediction",
     "instance_received",
     "job_buried",
     "model_promoted",
     "prediction_recorded",
     "register_classifiers",
+    "register_destinations",
     "review_candidate",
 ]
 

@@ -1,0 +1,91 @@
+"""Results into a folder, for whatever picks them up there."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydicom import Dataset, dcmwrite
+
+from medd import DISCLAIMER
+from medd.deliver.destination import Destination, Objects, Sent
+from medd.deliver.rows import COLUMNS, as_dict, as_row
+from medd.errors import TransientError
+from medd.records import StudyReport
+
+
+class FolderDestination(Destination):
+    """``[[destination]] type = "folder"``: a file for each report, named by the report's UID."""
+
+    kind = "folder"
+
+    class Settings(BaseModel):
+        """A folder, and what is written there."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+        #: Relative to the home folder, or absolute.
+        path: Path = Path("results")
+        #: "json" and "csv": the rows of `medd results`; "dicom": the objects that a PACS is sent.
+        formats: tuple[Literal["json", "csv", "dicom"], ...] = Field(default=("json",), min_length=1)
+
+    def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
+        """Write what is not there yet."""
+        makers: dict[str, Callable[[], bytes]] = {}
+        if "json" in self.own.formats:
+            makers[f"{report.sop_instance_uid}.json"] = lambda: _json(report)
+        if "csv" in self.own.formats:
+            makers[f"{report.sop_instance_uid}.csv"] = lambda: _csv(report)
+        if "dicom" in self.own.formats:
+            for one in (one for kind in ("sr", "sc", "gsps") for one in objects.make(kind)):
+                makers[f"{one.SOPInstanceUID}.dcm"] = partial(_part10, one)
+        folder = self.settings.under_home(self.own.path)
+        for name, make in makers.items():
+            if name not in known:
+                self._write(folder / name, make())
+                yield Sent(name, answer="written")
+
+    def _write(self, file: Path, content: bytes) -> None:
+        """Whole or not at all: whoever watches the folder never sees half a file."""
+        part = file.with_name(f".{file.name}.part")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(file)
+        except OSError as error:
+            raise TransientError(f"{self.name}: {file.parent} cannot be written: {error.strerror}") from error
+
+
+def _json(report: StudyReport) -> bytes:
+    return json.dumps(as_dict(report), indent=2).encode() + b"\n"
+
+
+def _csv(report: StudyReport) -> bytes:
+    out = StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow([*COLUMNS, "disclaimer"])
+    for image in report.images:
+        row = as_row(report, image)
+        writer.writerow([_cell(row[name]) for name in COLUMNS] + [DISCLAIMER])
+    return out.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    # A spreadsheet runs a cell that begins so as a formula, and a peer chooses what stands in some of them.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+
+
+def _part10(dataset: Dataset) -> bytes:
+    out = BytesIO()
+    dcmwrite(out, dataset, enforce_file_format=True)
+    return out.getvalue()

@@ -1,0 +1,91 @@
+"""Results into a PACS: SR, picture and presentation state by C-STORE, into the study that they belong to."""
+
+import logging
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+from pydicom import Dataset
+from pynetdicom import build_context
+from pynetdicom.association import Association
+
+from medd.deliver.destination import Destination, Objects, Sent
+from medd.dicom.network import associate
+from medd.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from medd.errors import PeerRefused, TransientError
+from medd.records import StudyReport
+from medd.settings import AETitle, PeerSettings
+from medd.settings import Settings as MeddSettings
+
+log = logging.getLogger(__name__)
+
+#: C-STORE statuses (PS3.4 table B.2-1, PS3.7 Annex C) after which an object is safe there.
+_DUPLICATE = 0x0111
+#: Those that may pass: processing failure, and out of resources.
+_TRANSIENT = (0x0110, *range(0xA700, 0xA800))
+
+
+class PacsDestination(Destination):
+    """``[[destination]] type = "pacs"``."""
+
+    kind = "pacs"
+
+    class Settings(PeerSettings):
+        """A PACS, and what it is sent."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+        ae_title: AETitle
+        #: "sr": the report; "sc": a picture with the heat map; "gsps": a presentation state with the label.
+        send: tuple[Literal["sr", "sc", "gsps"], ...] = ("sr", "sc")
+        #: Ask it by storage commitment to take responsibility for what it was sent.
+        commitment: bool = False
+
+    def __init__(self, name: str, own: Any, settings: MeddSettings) -> None:
+        super().__init__(name, own, settings)
+        self._tls = None
+        if own.tls is not None:
+            from medd.dicom.tls import client_context
+
+            self._tls = client_context(own.tls, settings.home)
+
+    def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
+        """Send what the PACS does not have yet, over one association."""
+        wanted = [one for kind in self.own.send for one in objects.make(kind) if one.SOPInstanceUID not in known]
+        if not wanted:
+            return
+        syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+        classes = dict.fromkeys(one.SOPClassUID for one in wanted)
+        contexts = [build_context(sop_class, syntaxes) for sop_class in classes]
+        refused: list[str] = []
+        with associate(self.own, self.settings.listener.ae_title, contexts, tls=self._tls) as association:
+            accepted = {context.abstract_syntax for context in association.accepted_contexts}
+            for one in wanted:
+                if one.SOPClassUID not in accepted:
+                    refused.append(f"SOP class {one.SOPClassUID.name}")
+                    continue
+                status, comment = self._store(association, one)
+                if status in _TRANSIENT:
+                    raise TransientError(f"{self.name}: C-STORE answered with {status:#06x} {comment}".rstrip())
+                # 0xBxxx is a warning: it was stored, with something coerced or left out.
+                if status in (0x0000, _DUPLICATE) or status & 0xF000 == 0xB000:
+                    yield Sent(one.SOPInstanceUID, one.SOPClassUID, f"{status:#06x}")
+                else:
+                    refused.append(f"{one.SOPClassUID.name}: {status:#06x} {comment}".rstrip())
+        if refused:  # at the end: what it does take, it has
+            raise PeerRefused(f"{self.name} refuses {'; '.join(dict.fromkeys(refused))}")
+
+    def _store(self, association: Association, one: Dataset) -> tuple[int, str]:
+        if not association.is_established:
+            raise TransientError(f"{self.name}: the association was lost")
+        try:
+            answer = association.send_c_store(one)
+        except (RuntimeError, ValueError) as error:  # pynetdicom: the association ended, or an object it cannot encode
+            if association.is_established:
+                raise PeerRefused(f"{self.name}: {one.SOPClassUID.name} cannot be sent: {error}") from error
+            raise TransientError(f"{self.name}: the association was lost") from error
+        if "Status" not in answer:
+            raise TransientError(f"{self.name}: no answer to C-STORE")
+        # What a peer says may hold anything, a patient's name included: letters and digits of a short line only.
+        comment = "".join(c for c in str(answer.get("ErrorComment", "")) if c.isprintable())[:64]
+        return int(answer.Status), comment

@@ -1,0 +1,262 @@
+"""The outbox: which studies are still to be sent where. Opened in the transaction of the result it tells of.
+
+::
+
+    pending ──claim──▶ running ──finish──▶ done
+       ▲                  │ │                │
+       ├──retry, lost─────┘ └──bury──▶ dead  │
+       ├───────────`medd queue retry`────┘   │
+       └──────────────a late image───────────┘
+
+One row for each study and destination. A late image raises its revision; whoever is sending an older one at that moment
+finds that out when he finishes, and the row waits again.
+"""
+
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from medd.records import Delivery, DeliveryState
+from medd.store.clock import from_now, reached
+from medd.store.database import Database
+from medd.store.tables import UtcDateTime, delivery, instance
+
+#: More than any moment of the outbox is ever set ahead, seconds.
+_FURTHEST_S = 7200.0
+_FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
+
+# A row that nobody has tried yet takes a late image along; one that was tried, or is being sent, gets a new revision.
+_OPEN = """
+INSERT INTO delivery (study, destination, revision, state, available_at, due_by)
+VALUES ({study}, {destination}, 1, 'pending', {available_at}, {due_by})
+ON CONFLICT (study, destination) DO UPDATE SET
+    revision = delivery.revision
+        + CASE WHEN delivery.state = 'pending' AND delivery.attempts = 0 THEN 0 ELSE 1 END,
+    available_at = CASE WHEN delivery.state = 'pending' AND delivery.due_by < excluded.available_at
+        THEN delivery.due_by ELSE excluded.available_at END,
+    due_by = CASE WHEN delivery.state = 'pending' THEN delivery.due_by ELSE excluded.due_by END,
+    attempts = CASE WHEN delivery.state IN ('done', 'dead') THEN 0 ELSE delivery.attempts END,
+    failing_since = CASE WHEN delivery.state IN ('done', 'dead') THEN NULL ELSE delivery.failing_since END,
+    error = CASE WHEN delivery.state IN ('done', 'dead') THEN NULL ELSE delivery.error END,
+    state = CASE WHEN delivery.state = 'running' THEN 'running' ELSE 'pending' END
+"""
+_NAMES = ("study", "destination", "available_at", "due_by")
+
+
+def study_key(study_instance_uid: str, sha256: str) -> str:
+    """What the outbox calls a study: its UID; an image without one is a study of its own."""
+    return study_instance_uid or sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """Where results go, and how long a study may wait for company. Without a destination, nothing is ever opened."""
+
+    #: Names of the destinations.
+    destinations: tuple[str, ...] = ()
+    quiet_s: float = 10
+    max_wait_s: float = 60
+
+    def rows(self, studies: Collection[str]) -> list[dict[str, Any]]:
+        """The parameters of `statement` for studies that have a new result."""
+        now = datetime.now(UTC)
+        quiet = now + timedelta(seconds=min(self.quiet_s, self.max_wait_s))
+        due = now + timedelta(seconds=self.max_wait_s)
+        # In one order everywhere, so that two workers with images of the same studies wait for each other.
+        return [
+            {"study": study, "destination": destination, "available_at": quiet, "due_by": due}
+            for study in sorted(set(studies))
+            for destination in self.destinations
+        ]
+
+    @staticmethod
+    def statement(mark: str) -> str:
+        """The statement that opens a study for a destination.
+
+        Args:
+            mark: How the driver marks a parameter, such as ":{}".
+        """
+        return _OPEN.format(**{name: mark.format(name) for name in _NAMES})
+
+    def open(self, connection: Connection, instance_ids: Sequence[int]) -> None:
+        """Note that the studies of these instances have something new to tell."""
+        if not self.destinations or not instance_ids:
+            return
+        columns = sa.select(instance.c.study_instance_uid, instance.c.sha256)
+        found = connection.execute(columns.where(instance.c.id.in_(instance_ids)))
+        times = [sa.bindparam(name, type_=UtcDateTime) for name in ("available_at", "due_by")]
+        statement = sa.text(self.statement(":{}")).bindparams(*times)
+        connection.execute(statement, self.rows({study_key(*row) for row in found}))
+
+
+class Deliveries:
+    """Claims and acknowledgements of one deliverer.
+
+    Args:
+        database: Where the outbox lies.
+        owner: Who claims; a deliverer that starts again under the same name takes its own lost work back at once.
+        lease_s: Seconds a claim holds without a heartbeat.
+    """
+
+    def __init__(self, database: Database, owner: str = "", lease_s: float = 60) -> None:
+        self.database, self.owner, self.lease_s = database, owner, lease_s
+
+    def claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
+        """Claim what is to be sent to any of these destinations, the longest waiting first.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        if not destinations or limit < 1:
+            return []
+        d = delivery.c
+        ready = (d.state == DeliveryState.PENDING) & d.destination.in_(destinations)
+        ready &= reached(self.database, d.available_at, _FURTHEST_S)
+        with self.database.read() as connection:
+            if connection.scalar(sa.select(d.id).where(ready).limit(1)) is None:
+                return []
+        chosen = sa.select(d.id).where(ready).order_by(d.available_at, d.id).limit(limit)
+        claimed = (
+            delivery.update()
+            .where(d.id.in_(chosen.with_for_update(skip_locked=True)))
+            .values(
+                state=DeliveryState.RUNNING,
+                attempts=d.attempts + 1,
+                lease_owner=self.owner,
+                lease_token=secrets.token_hex(16),
+                lease_until=from_now(self.database, self.lease_s),
+            )
+            .returning(d.id, d.study, d.destination, d.revision, d.attempts, d.lease_token)
+        )
+        with self.database.write() as connection:
+            return [Delivery(*row) for row in connection.execute(claimed)]
+
+    def extend(self, tokens: Collection[str]) -> None:
+        """The heartbeat: what runs under these tokens holds for another lease.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        ours = (delivery.c.state == DeliveryState.RUNNING) & delivery.c.lease_token.in_(tokens)
+        with self.database.write() as connection:
+            connection.execute(delivery.update().where(ours).values(lease_until=from_now(self.database, self.lease_s)))
+
+    def recover(self, *, own: bool = False) -> int:
+        """Give back what deliverers that fell silent had claimed; with `own`, an earlier life of this one.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        d = delivery.c
+        lost = d.state == DeliveryState.RUNNING
+        lost &= d.lease_owner == self.owner if own else reached(self.database, d.lease_until, _FURTHEST_S)
+        with self.database.read() as connection:
+            if connection.scalar(sa.select(d.id).where(lost).limit(1)) is None:
+                return 0
+        back = delivery.update().where(lost).values(state=DeliveryState.PENDING, **_FREE)
+        with self.database.write() as connection:
+            return connection.execute(back).rowcount
+
+    def finish(self, connection: Connection, claimed: Delivery) -> bool:
+        """Mark a delivery done within the transaction of what it sent; a study that changed meanwhile waits again.
+
+        Returns:
+            Whether it was still ours.
+        """
+        d = delivery.c
+        changed = d.revision > claimed.revision
+        state = sa.case((changed, DeliveryState.PENDING.value), else_=DeliveryState.DONE.value)
+        values = {"state": state, "attempts": 0, "failing_since": None, "error": None, **_FREE}
+        return connection.execute(delivery.update().where(self._ours(claimed)).values(values)).rowcount == 1
+
+    def wait(self, claimed: Delivery, seconds: float) -> None:
+        """Give a delivery back untried: the rest of its study is still being scored.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        values = {"available_at": from_now(self.database, seconds), "attempts": delivery.c.attempts - 1}
+        self._give_back(claimed, DeliveryState.PENDING, values)
+
+    def retry(self, claimed: Delivery, error: str, seconds: float) -> None:
+        """Give a delivery back after a failure that may pass.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        failing_since = sa.func.coalesce(delivery.c.failing_since, from_now(self.database, 0))
+        values = {"available_at": from_now(self.database, seconds), "error": error, "failing_since": failing_since}
+        self._give_back(claimed, DeliveryState.PENDING, values)
+
+    def bury(self, claimed: Delivery, error: str) -> None:
+        """Give a delivery up.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        self._give_back(claimed, DeliveryState.DEAD, {"error": error})
+
+    def _give_back(self, claimed: Delivery, state: DeliveryState, values: dict[str, Any]) -> None:
+        with self.database.write() as connection:
+            values = {"state": state, **values, **_FREE}
+            connection.execute(delivery.update().where(self._ours(claimed)).values(values))
+
+    @staticmethod
+    def _ours(claimed: Delivery) -> sa.ColumnElement[bool]:
+        return (delivery.c.id == claimed.id) & (delivery.c.lease_token == claimed.lease_token)
+
+    def failing_s(self, claimed: Delivery) -> float:
+        """For how long a delivery has failed again and again, seconds.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        columns = sa.select(delivery.c.failing_since, sa.type_coerce(from_now(self.database, 0), UtcDateTime))
+        with self.database.read() as connection:
+            since, now = connection.execute(columns.where(delivery.c.id == claimed.id)).one()
+        return (now - since).total_seconds() if since else 0.0
+
+    def due_in_s(self, claimed: Delivery) -> float:
+        """Seconds until a delivery goes out whatever still comes.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        columns = sa.select(delivery.c.due_by, sa.type_coerce(from_now(self.database, 0), UtcDateTime))
+        with self.database.read() as connection:
+            due, now = connection.execute(columns.where(delivery.c.id == claimed.id)).one()
+        return float((due - now).total_seconds())
+
+    def revive(self, ids: Sequence[int] | None = None) -> int:
+        """Bring dead deliveries back, all or some: `medd queue retry`.
+
+        Raises:
+            TransientError: The database is away.
+        """
+        dead = delivery.c.state == DeliveryState.DEAD
+        if ids is not None:
+            dead &= delivery.c.id.in_(ids)
+        values = {"state": DeliveryState.PENDING, "attempts": 0, "failing_since": None}
+        again = delivery.update().where(dead).values(available_at=from_now(self.database, 0), **values)
+        with self.database.write() as connection:
+            return connection.execute(again).rowcount
+
+
+def count_deliveries(connection: Connection) -> dict[DeliveryState, int]:
+    """How many deliveries are in each state."""
+    counted = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
+    found: dict[str, int] = dict(connection.execute(counted).tuples().all())
+    return {state: found.get(state, 0) for state in DeliveryState}
+
+
+def list_dead_deliveries(connection: Connection, limit: int) -> Iterator[dict[str, Any]]:
+    """Dead deliveries with the reason, newest first."""
+    d = delivery.c
+    columns = sa.select(d.id, d.study, d.destination, d.attempts, d.error)
+    for row in connection.execute(columns.where(d.state == DeliveryState.DEAD).order_by(d.id.desc()).limit(limit)):
+        yield dict(row._mapping)

@@ -1,0 +1,187 @@
+"""Reports of studies, made of their rows: the same rows make the same report."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from medd.errors import InputError, TransientError
+from medd.records import (
+    UNREPORTED,
+    Attachment,
+    ImageResult,
+    MediaType,
+    Prediction,
+    Reason,
+    Status,
+    StudyReport,
+)
+from medd.store.tables import attachment, instance, prediction, report, sent
+
+
+class Paths(Protocol):
+    """Where bytes lie: a spool."""
+
+    def path(self, sha256: str, media_type: str) -> Path:
+        """The file of an instance."""
+        ...
+
+
+def derive_uid(*parts: str) -> str:
+    """A UID that is the same for the same parts (PS3.5 section B.2: a UUID as a decimal below 2.25)."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[ImageResult], str, str]:
+    """The images of a study that a report speaks of, and the patient's id and accession number of the first.
+
+    Raises:
+        InputError: The images name different patients.
+    """
+    i, p = instance.c, prediction.c
+    # A UID has dots, a SHA-256 has none and 64 characters: each finds its rows by an index.
+    mine = i.study_instance_uid == study if "." in study or len(study) != 64 else i.sha256 == study
+    columns = sa.select(
+        i.id,
+        i.sha256,
+        i.media_type,
+        i.sop_class_uid,
+        i.sop_instance_uid,
+        i.series_instance_uid,
+        i.status,
+        i.reason,
+        i.detail,
+        i.patient_id,
+        i.accession_number,
+        i.received_at,
+        *(p[name] for name in _OF_PREDICTION),
+        p.scored_at,
+    ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
+    spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
+    rows = connection.execute(columns.where(mine & spoken_of).order_by(i.sop_instance_uid, i.sha256)).all()
+    if len({row.patient_id for row in rows}) > 1:
+        raise InputError(Reason.UNREADABLE, "the images of the study name different patients: nothing is sent")
+    found = _attachments(connection, [row.id for row in rows if row.model])
+    images = [_image(row, spool, found.get((row.id, row.model), ())) for row in rows]
+    return images, rows[0].patient_id if rows else "", rows[0].accession_number if rows else ""
+
+
+_OF_PREDICTION = (
+    "model",
+    "label",
+    "positive",
+    "probability",
+    "probabilities",
+    "threshold",
+    "preprocess_digest",
+    "flags",
+)
+
+
+def _image(row: Any, spool: Paths, attachments: tuple[Attachment, ...]) -> ImageResult:
+    predicted = None
+    if row.model is not None:
+        told = {name: getattr(row, name) for name in _OF_PREDICTION} | {"flags": tuple(row.flags or ())}
+        predicted = Prediction(instance_id=row.id, scored_at=row.scored_at, attachments=attachments, **told)
+    return ImageResult(
+        instance_id=row.id,
+        sha256=row.sha256,
+        media_type=MediaType(row.media_type),
+        path=spool.path(row.sha256, row.media_type),
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        status=Status(row.status),
+        reason=Reason(row.reason) if row.reason else None,
+        detail=row.detail,
+        prediction=predicted,
+        scored_at=row.scored_at,
+        received_at=row.received_at,
+    )
+
+
+def _attachments(connection: Connection, ids: Sequence[int]) -> dict[tuple[int, str], tuple[Attachment, ...]]:
+    a = attachment.c
+    columns = sa.select(a.instance_id, a.model, a.name, a.media_type, a.content).where(a.instance_id.in_(ids))
+    found: dict[tuple[int, str], tuple[Attachment, ...]] = {}
+    for id_, model, *what in connection.execute(columns.order_by(a.name)):
+        found[id_, model] = (*found.get((id_, model), ()), Attachment(*what))
+    return found
+
+
+def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport | None:
+    """What is known of a study now: the report that says so already, or a new one that follows it.
+
+    Within a transaction that writes. None where there is nothing that a report would speak of.
+
+    Raises:
+        InputError: The images name different patients.
+        TransientError: The study changes at this moment.
+    """
+    images, patient_id, accession_number = find_images(connection, study, spool)
+    if not images:
+        return None
+    digest = hashlib.sha256(json.dumps([_said_of(image) for image in images], sort_keys=True).encode()).hexdigest()
+    r = report.c
+    chain = sa.select(r.number, r.digest, r.sop_instance_uid, r.created_at).where(r.study == study)
+    made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()
+    if not made or made[0].digest != digest:
+        number = made[0].number + 1 if made else 1
+        row = {
+            "study": study,
+            "number": number,
+            "digest": digest,
+            "sop_instance_uid": derive_uid("medd", "report", study, str(number), digest),
+            "created_at": max(moment for image in images if (moment := image.scored_at or image.received_at)),
+        }
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(report)
+        # Two deliverers, for two destinations, may come to the same report at the same time.
+        connection.execute(insert.values(row).on_conflict_do_nothing(index_elements=["study", "number"]))
+        made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()
+        if made[0].digest != digest:
+            raise TransientError("the study changes at this moment")
+    first = images[0]
+    return StudyReport(
+        study_instance_uid="" if study == first.sha256 else study,
+        number=made[0].number,
+        sop_instance_uid=made[0].sop_instance_uid,
+        predecessor=made[1].sop_instance_uid if len(made) > 1 else "",
+        created_at=made[0].created_at,
+        patient_id=patient_id,
+        accession_number=accession_number,
+        images=tuple(images),
+    )
+
+
+def _said_of(image: ImageResult) -> list[Any]:
+    one = image.prediction
+    scored = [] if one is None else [*(_plain(getattr(one, name)) for name in _OF_PREDICTION), str(one.scored_at)]
+    return [image.sha256, image.sop_instance_uid, image.status, image.reason, image.detail, *scored]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def acknowledged(connection: Connection, study: str, destination: str) -> set[str]:
+    """What a destination has acknowledged of a study, by object."""
+    mine = (sent.c.study == study) & (sent.c.destination == destination)
+    return set(connection.scalars(sa.select(sent.c.object).where(mine)))
+
+
+def record_sent(connection: Connection, study: str, number: int, destination: str, objects: Collection[Any]) -> None:
+    """Store what a destination has acknowledged; each object has `object`, `sop_class_uid` and `answer`."""
+    if not objects:
+        return
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(sent)
+    row = {"destination": destination, "study": study, "number": number, "at": datetime.now(UTC)}
+    rows = [row | {"object": one.object, "sop_class_uid": one.sop_class_uid, "answer": one.answer} for one in objects]
+    connection.execute(insert.on_conflict_do_nothing(index_elements=["destination", "object"]), rows)
