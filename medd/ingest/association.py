@@ -1,21 +1,26 @@
 """One association from its first byte to its last, in one thread: the acceptor's side of PS3.8 for C-ECHO and C-STORE.
 
 The dataset goes from the socket into the spool as it comes, never decoded, and never held in memory when it is large.
+Storage commitment (PS3.4 Annex J) is read and passed on to `medd.ingest.commitment`.
 """
 
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from medd.dicom import part10
+from medd.dicom import commitment, part10
 from medd.errors import InputError, PluginError, TransientError
-from medd.ingest import pdu
+from medd.ingest import pdu, wire
+from medd.ingest.commitment import CommitmentDesk, Reply
 from medd.ingest.intake import Intake
 from medd.ingest.pdu import Command, ProtocolError
+from medd.ingest.places import Places
+from medd.ingest.sink import Sink
+from medd.ingest.wire import HandshakeFailed, PeerGone
 from medd.settings import ListenerSettings
 from medd.store.spool import SpoolWriter
 
@@ -26,12 +31,10 @@ _BUFFER_BYTES = 120 << 10
 #: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax has some 155 KiB.
 _MAX_ASSOCIATE_BYTES = 1 << 18
 _MAX_COMMAND_BYTES = 1 << 16
+#: A request for storage commitment of some 40,000 images.
+_MAX_REFERENCES_BYTES = 8 << 20
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
-
-
-class PeerGone(Exception):
-    """The peer closed the connection or fell silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +44,34 @@ class Acceptance:
     Attributes:
         settings: AE titles, limits.
         transfer_syntaxes: By abstract syntax, those that are accepted.
+        desk: Answers what concerns storage commitment; None where its abstract syntax is not accepted.
     """
 
     settings: ListenerSettings
     transfer_syntaxes: dict[str, frozenset[str]]
+    desk: CommitmentDesk | None = None
 
 
 class Association:
-    """Serves one connection; `run` returns when it is over."""
+    """Serves one connection; `run` returns when it is over.
+
+    Attributes:
+        peer: The host at the other end.
+    """
 
     def __init__(
-        self,
-        connection: socket.socket,
-        peer: str,
-        acceptance: Acceptance,
-        intake: Intake,
-        reserve: Callable[[], bool],
-        vacate: Callable[[], None],
+        self, connection: socket.socket, peer: str, acceptance: Acceptance, intake: Intake, places: Places
     ) -> None:
-        self._connection, self._peer, self._acceptance, self._intake = connection, peer, acceptance, intake
-        self._reserve, self._vacate = reserve, vacate
+        self._connection, self.peer, self._acceptance, self._intake = connection, peer, acceptance, intake
+        self._places = places
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._contexts: dict[int, tuple[str, str]] = {}
         self._calling_ae = ""
+        self._max_length = 0
+        # What we told the peer about storage commitment and is not yet answered: message id → transaction.
+        self._told: dict[int, str] = {}
         self._proposed = False
         self._stored = 0
         self._idle = True
@@ -75,8 +81,11 @@ class Association:
         """End the association after the image that is coming in, at once when none is. Called from another thread."""
         self._stopping = True
         if self._idle:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RD)
+            wire.shut(self._connection, socket.SHUT_RD)
+
+    def evict(self) -> None:
+        """End a connection that proposes no association, as others want its place. Called from another thread."""
+        wire.shut(self._connection, socket.SHUT_RDWR)
 
     def run(self, deadline: float) -> None:
         """Serve the connection until it is released, aborted, lost or stopped.
@@ -86,21 +95,25 @@ class Association:
         """
         self._deadline = deadline
         try:
+            if isinstance(self._connection, ssl.SSLSocket):
+                wire.shake_hands(self._connection, deadline)
             if self._accept():
                 self._serve()
+        except HandshakeFailed as error:
+            log.warning("TLS refused: %s", error, extra={"event": "tls.refused", "peer": self.peer})
         except ProtocolError as error:
-            log.warning("association aborted: %s", error, extra={"event": "association.aborted", "peer": self._peer})
+            log.warning("association aborted: %s", error, extra={"event": "association.aborted", "peer": self.peer})
             self._send_quietly(pdu.encode_abort(2, 1))
         except PeerGone as error:
             if self._stopping:
                 self._send_quietly(pdu.encode_abort(0, 0))
             else:
-                log.warning("association lost: %s", error, extra={"event": "association.lost", "peer": self._peer})
+                log.warning("association lost: %s", error, extra={"event": "association.lost", "peer": self.peer})
         except OSError as error:
-            fields = {"event": "association.lost", "peer": self._peer}
+            fields = {"event": "association.lost", "peer": self.peer}
             log.warning("association lost: %s", error.strerror or error, extra=fields)
         except Exception:  # one association must never take the listener with it
-            log.exception("association failed", extra={"event": "association.failed", "peer": self._peer})
+            log.exception("association failed", extra={"event": "association.failed", "peer": self.peer})
             self._send_quietly(pdu.encode_abort(2, 0))
         finally:
             self._report()
@@ -119,10 +132,11 @@ class Association:
         refusal = self._refusal(request)
         if refusal is not None:
             answer, why = refusal
-            log.warning("association rejected: %s", why, extra={"event": "association.rejected", "peer": self._peer})
+            log.warning("association rejected: %s", why, extra={"event": "association.rejected", "peer": self.peer})
             self._connection.sendall(pdu.encode_associate_rj(*answer))
             return False
-        self._calling_ae = request.calling_ae
+        wire.set_timeout(self._connection, self._acceptance.settings.network_timeout_s)
+        self._calling_ae, self._max_length = request.calling_ae, request.max_length
         results = []
         for context in request.contexts:
             supported = self._acceptance.transfer_syntaxes.get(context.abstract_syntax)
@@ -135,7 +149,7 @@ class Association:
                 # The syntax of a refused context is not significant, but its item has to be there.
                 results.append((context.id, why_not, part10.IMPLICIT_VR_LITTLE_ENDIAN))
         answer_pdu = pdu.encode_associate_ac(
-            body, results, part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME
+            body, results, part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME, self._roles(request)
         )
         self._connection.sendall(answer_pdu)
         return True
@@ -151,16 +165,22 @@ class Association:
         allowed = {title.casefold() for title in settings.allowed_calling_ae}
         if allowed and request.calling_ae.casefold() not in allowed:
             return pdu.REJECT_CALLING_AE, f"calling AE title is not allowed. Received: {request.calling_ae}"
-        if not self._reserve():
-            return pdu.REJECT_CONGESTION, f"{settings.max_associations} associations are open already"
+        if no_place := self._places.reserve(self):
+            return pdu.REJECT_CONGESTION, no_place
         return None
+
+    def _roles(self, request: pdu.AssociateRequest) -> dict[str, tuple[int, int]]:
+        # PS3.7 section D.3.3.4: a role is accepted by repeating it. A peer that reports to us is SCP though it calls;
+        # for everything else the default holds, in which whoever calls is SCU.
+        accepted = any(abstract == commitment.PUSH_MODEL for abstract, _ in self._contexts.values())
+        return {uid: roles for uid, roles in request.roles.items() if uid == commitment.PUSH_MODEL and accepted}
 
     # Messages (PS3.7 section 9) ---------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         command_set = bytearray()
         command: Command | None = None
-        sink: _Sink | None = None
+        sink: Sink | None = None
         message_context = 0
         try:
             while True:
@@ -169,7 +189,8 @@ class Association:
                     raise PeerGone("stopping")
                 kind, left = self._read_pdu_header()
                 if kind == pdu.RELEASE_RQ:
-                    self._vacate()  # before the answer: the peer may come back with its next association at once
+                    # Before the answer: the peer may come back with its next association at once.
+                    self._places.vacate(self)
                     self._connection.sendall(pdu.RELEASE_RP_PDU)
                     return
                 if kind == pdu.ABORT:
@@ -215,34 +236,70 @@ class Association:
 
     def _report(self) -> None:
         if self._stored:
-            fields = {"event": "association.ended", "peer": self._peer, "count": self._stored}
+            fields = {"event": "association.ended", "peer": self.peer, "count": self._stored}
             log.info("stored images of %s", self._calling_ae, extra=fields)
 
-    def _begin(self, command: Command, context_id: int) -> "_Sink":
+    def _begin(self, command: Command, context_id: int) -> Sink:
         limit = self._acceptance.settings.max_object_mib << 20
         if command.command_field != pdu.STORE_RQ:
-            return _Sink(None, limit)
+            is_read = self._contexts[context_id][0] == commitment.PUSH_MODEL
+            return Sink(None, _MAX_REFERENCES_BYTES if is_read else 0)
         prefix = part10.encode_file_meta(
             command.sop_class_uid, command.sop_instance_uid, self._contexts[context_id][1], self._calling_ae
         )
-        return _Sink(self._intake.begin(prefix), limit)
+        return Sink(self._intake.begin(prefix), limit)
 
-    def _answer(self, context_id: int, command: Command, sink: "_Sink | None") -> None:
+    def _answer(self, context_id: int, command: Command, sink: Sink | None) -> None:
         if command.command_field == pdu.CANCEL_RQ:
             return  # no answer belongs to it, and what it would cancel is over
+        if command.command_field & pdu.RESPONSE:
+            self._hear(command)
+            return
+        reply: Reply | None = None
         if command.command_field == pdu.ECHO_RQ:
             status, comment = pdu.SUCCESS, ""
         elif command.command_field == pdu.STORE_RQ and sink is not None and sink.writer is not None:
             status, comment = self._store(context_id, command, sink, sink.writer)
+        elif (
+            command.command_field in (pdu.ACTION_RQ, pdu.EVENT_REPORT_RQ)
+            and self._contexts[context_id][0] == commitment.PUSH_MODEL
+            and self._acceptance.desk is not None
+        ):
+            data = None if sink is None or sink.failure else bytes(sink.data)
+            syntax = self._contexts[context_id][1]
+            reply = self._acceptance.desk.answer(command, data, syntax, self._calling_ae)
+            status, comment = reply.status, reply.comment
         else:
-            status, comment = pdu.UNRECOGNIZED_OPERATION, "only C-ECHO and C-STORE are offered"
+            status, comment = pdu.UNRECOGNIZED_OPERATION, "only C-ECHO, C-STORE, storage commitment"
         if status != pdu.SUCCESS:
             shown = command.sop_instance_uid if command.sop_instance_uid.replace(".", "").isdigit() else "?"
-            fields = {"event": "store.refused", "peer": self._peer, "reason": f"{status:#06x}"}
+            fields = {"event": "store.refused", "peer": self.peer, "reason": f"{status:#06x}"}
             log.warning("SOP instance %s refused: %s", shown, comment, extra=fields)
         self._connection.sendall(pdu.encode_response(context_id, command, status, comment))
+        if reply is not None and reply.report is not None:
+            self._tell(context_id, reply)
 
-    def _store(self, context_id: int, command: Command, sink: "_Sink", writer: SpoolWriter) -> tuple[int, str]:
+    # Storage commitment (PS3.4 Annex J) -------------------------------------------------------------------------------
+
+    def _tell(self, context_id: int, reply: Reply) -> None:
+        """Report to a peer that has no address in the settings on the association it asks on."""
+        assert reply.report is not None
+        message_id = len(self._told) % 0xFFFF + 1
+        self._told[message_id] = reply.transaction_uid
+        request = Command(
+            pdu.EVENT_REPORT_RQ, message_id, commitment.PUSH_MODEL, commitment.INSTANCE, True, reply.event_type
+        )
+        self._connection.sendall(pdu.encode_request(context_id, request, reply.report, self._max_length))
+
+    def _hear(self, response: Command) -> None:
+        """What the peer says to our report."""
+        transaction_uid = self._told.pop(response.message_id, None)
+        if response.command_field != pdu.EVENT_REPORT_RQ | pdu.RESPONSE or transaction_uid is None:
+            raise ProtocolError("a response that nobody asked for")
+        assert self._acceptance.desk is not None
+        self._acceptance.desk.told(transaction_uid, response.status)
+
+    def _store(self, context_id: int, command: Command, sink: Sink, writer: SpoolWriter) -> tuple[int, str]:
         """The C-STORE itself; success only when bytes and row are safe on disk."""
         abstract_syntax, transfer_syntax = self._contexts[context_id]
         try:
@@ -253,7 +310,7 @@ class Association:
                 return pdu.DATASET_DOES_NOT_MATCH_SOP_CLASS, "SOP Class UID of dataset, command and context differ"
             if command.sop_instance_uid != header.sop_instance_uid:
                 return pdu.DATASET_DOES_NOT_MATCH_SOP_CLASS, "SOP Instance UID of dataset and command differ"
-            self._intake.receive_dataset(writer, header, f"dicom://{self._calling_ae}@{self._peer}")
+            self._intake.receive_dataset(writer, header, f"dicom://{self._calling_ae}@{self.peer}")
             self._stored += 1
             return pdu.SUCCESS, ""
         except InputError as error:
@@ -270,6 +327,8 @@ class Association:
     def _read_pdu_header(self) -> tuple[int, int]:
         kind, length = _PDU.unpack(self._read(6))
         if not pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT:
+            if kind == pdu.TLS_HANDSHAKE and not self._proposed:
+                raise ProtocolError("the peer speaks TLS, and this port does not (listener.tls)")
             raise ProtocolError(f"unknown PDU type {kind:#04x}")
         if kind in (pdu.RELEASE_RQ, pdu.ABORT):
             self._read(length)
@@ -289,7 +348,7 @@ class Association:
         self._start += size
         return data
 
-    def _stream(self, size: int, sink: "_Sink") -> None:
+    def _stream(self, size: int, sink: Sink) -> None:
         """Pass `size` bytes on as they come."""
         while size:
             if self._start == self._end:
@@ -301,10 +360,14 @@ class Association:
             size -= taken
 
     def _receive(self) -> None:
+        if not self._proposed:
+            # However slowly its bytes trickle in, the proposal is complete by then.
+            wire.set_timeout(self._connection, max(0.001, self._deadline - time.monotonic()))
         try:
             count = self._connection.recv_into(self._view[self._end :])
-        except BlockingIOError:  # the time-out that the listener set on the socket has run out
-            raise PeerGone("no byte within the network time-out") from None
+        except (BlockingIOError, TimeoutError):
+            silent = "no byte within the network time-out" if self._proposed else "no association proposed in time"
+            raise PeerGone(silent) from None
         if not count:
             raise PeerGone("connection closed by the peer")
         if not self._proposed and time.monotonic() > self._deadline:
@@ -314,28 +377,3 @@ class Association:
     def _send_quietly(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
             self._connection.sendall(data)
-
-
-class _Sink:
-    """Where a dataset goes: the spool; when that fails, nowhere, so that the peer can finish and be answered."""
-
-    def __init__(self, writer: SpoolWriter | None, limit: int) -> None:
-        self.writer, self.failure = writer, ""
-        self._limit = limit
-
-    def write(self, data: memoryview) -> None:
-        if self.writer is None or self.failure:
-            return
-        if self.writer.size + len(data) > self._limit:
-            self.failure = f"object is larger than {self._limit >> 20} MiB"
-        else:
-            try:
-                self.writer.write(data)
-            except OSError as error:
-                self.failure = f"spool: {error.strerror}"
-        if self.failure:
-            self.writer.discard()
-
-    def discard(self) -> None:
-        if self.writer is not None:
-            self.writer.discard()

@@ -4,55 +4,77 @@ import contextlib
 import ipaddress
 import logging
 import socket
-import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 
+from medd.dicom import commitment, part10, tls
 from medd.errors import SettingsError
+from medd.ingest import places, wire
 from medd.ingest.association import Acceptance, Association
+from medd.ingest.commitment import CommitmentDesk
 from medd.ingest.intake import Intake
 from medd.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 
-#: Seconds a new connection has to propose an association: one that stays silent must not keep others out.
-ASSOCIATE_TIMEOUT_S = 10.0
-#: Connections that have not been accepted as an association; more are closed at once.
-MAX_UNASSOCIATED = 128
 #: How long associations may take to end after `stop`, seconds.
 STOP_S = 10.0
 
 
 def supported_transfer_syntaxes() -> dict[str, frozenset[str]]:
-    """What is accepted, by abstract syntax: every storage SOP class in every transfer syntax, as it comes; C-ECHO."""
+    """What is accepted, by abstract syntax: every storage SOP class in every transfer syntax, as it comes; C-ECHO.
+
+    And storage commitment, whose datasets are read, in the two syntaxes that everybody speaks.
+    """
     every = frozenset(ALL_TRANSFER_SYNTAXES)
     storage = {str(context.abstract_syntax): every for context in AllStoragePresentationContexts}
-    return storage | {str(Verification): every}
+    read = frozenset((part10.IMPLICIT_VR_LITTLE_ENDIAN, part10.EXPLICIT_VR_LITTLE_ENDIAN))
+    return storage | {str(Verification): every, commitment.PUSH_MODEL: read}
 
 
 class Listener:
-    """The provider of C-STORE and C-ECHO (PS3.4 Annexes A and B).
+    """The provider of C-STORE and C-ECHO (PS3.4 Annexes A and B), and of storage commitment (Annex J).
 
     Attributes:
         port: The TCP port it is bound to.
     """
 
-    def __init__(self, settings: ListenerSettings, intake: Intake) -> None:
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        intake: Intake,
+        desk: CommitmentDesk | None = None,
+        home: Path = Path(),
+    ) -> None:
         """Bind the port.
 
+        Args:
+            settings: The listener's.
+            intake: Where images go.
+            desk: Answers requests for storage commitment; without one, they are not accepted.
+            home: Where relative paths of the settings begin.
+
         Raises:
-            SettingsError: The address cannot be bound, or an allowed host is no address.
+            SettingsError: The address cannot be bound, an allowed host is no address, or TLS cannot be set up.
         """
         self._settings, self._intake = settings, intake
-        self._acceptance = Acceptance(settings, supported_transfer_syntaxes())
+        syntaxes = supported_transfer_syntaxes()
+        if desk is None:
+            del syntaxes[commitment.PUSH_MODEL]
+        self._acceptance = Acceptance(settings, syntaxes, desk)
         try:
             self._allowed = [ipaddress.ip_network(host, strict=False) for host in settings.allowed_hosts]
         except ValueError as error:
             raise SettingsError(f"listener.allowed_hosts: {error}") from error
+        wants_tls = any(settings.tls.model_dump().values())
+        self._tls = tls.server_context(settings.tls, home) if wants_tls else None
+        if self._tls is not None and tls.certificate_days_left(settings.tls, home, "listener.tls") < 0:
+            log.error("listener.tls.certificate has expired: peers will refuse us", extra={"event": "tls.expired"})
         try:
             family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
             # A peer that reconnects after our restart must not find the port still taken (SO_REUSEADDR).
@@ -64,12 +86,10 @@ class Listener:
             )
             raise SettingsError(message) from error
         self.port: int = self._socket.getsockname()[1]
-        self._guard = threading.Lock()
-        self._open: set[Association] = set()
-        self._accepted = 0
+        self._places = places.Places(settings)
         self._stopping = False
         self._threads = ThreadPoolExecutor(
-            settings.max_associations + MAX_UNASSOCIATED, thread_name_prefix="association"
+            settings.max_associations + places.MAX_UNASSOCIATED, thread_name_prefix="association"
         )
         self._acceptor = threading.Thread(target=self._accept_connections, name="listener")
 
@@ -90,9 +110,7 @@ class Listener:
         if self._acceptor.ident is not None:
             self._acceptor.join()
         deadline = time.monotonic() + STOP_S
-        while self._open and time.monotonic() < deadline:
-            with self._guard:
-                associations = list(self._open)
+        while (associations := self._places.all()) and time.monotonic() < deadline:
             for association in associations:
                 association.stop()
             time.sleep(0.05)
@@ -113,53 +131,36 @@ class Listener:
             if self._allowed and not any(ipaddress.ip_address(host) in network for network in self._allowed):
                 log.warning("connection refused", extra={"event": "connection.refused", "peer": host})
                 connection.close()
-            elif len(self._open) - self._accepted >= MAX_UNASSOCIATED:
-                log.warning("too many connections", extra={"event": "connection.refused", "peer": host})
-                connection.close()
             else:
-                try:
-                    self._threads.submit(self._serve, connection, host)
-                except RuntimeError as error:  # the system gives no more threads; those that end will free some
-                    log.error("cannot serve: %s", error, extra={"event": "listener.error"})
-                    connection.close()
+                self._admit(connection, host)
 
-    def _serve(self, connection: socket.socket, host: str) -> None:
-        reserved = False
-
-        def reserve() -> bool:
-            nonlocal reserved
-            with self._guard:
-                reserved = self._accepted < self._settings.max_associations
-                self._accepted += reserved
-            if reserved:
-                _set_timeout(connection, self._settings.network_timeout_s)
-            return reserved
-
-        def vacate() -> None:
-            nonlocal reserved
-            with self._guard:
-                self._accepted -= reserved
-                reserved = False
-
-        association = Association(connection, host, self._acceptance, self._intake, reserve, vacate)
-        with self._guard:
-            self._open.add(association)
+    def _admit(self, connection: socket.socket, host: str) -> None:
+        deadline = time.monotonic() + self._settings.association_timeout_s
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _set_timeout(connection, ASSOCIATE_TIMEOUT_S)
-            association.run(time.monotonic() + ASSOCIATE_TIMEOUT_S)
-        except OSError as error:
+            if self._tls is not None:
+                # Takes the socket over; the handshake itself is made in the association's thread.
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:  # the peer has gone again already
             fields = {"event": "association.lost", "peer": host}
             log.warning("association lost: %s", error.strerror or error, extra=fields)
-        finally:
             connection.close()
-            vacate()
-            with self._guard:
-                self._open.discard(association)
+            return
+        association = Association(connection, host, self._acceptance, self._intake, self._places)
+        evicted = self._places.enter(association)
+        if evicted is not None:
+            log.warning("too many connections", extra={"event": "connection.refused", "peer": evicted.peer})
+            evicted.evict()
+        try:
+            self._threads.submit(self._serve, association, connection, deadline)
+        except RuntimeError as error:  # the system gives no more threads; those that end will free some
+            log.error("cannot serve: %s", error, extra={"event": "listener.error"})
+            self._places.leave(association)
+            connection.close()
 
-
-def _set_timeout(connection: socket.socket, seconds: float) -> None:
-    """Let the kernel time the socket: Python's own time-outs cost a poll() before each read."""
-    interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+    def _serve(self, association: Association, connection: socket.socket, deadline: float) -> None:
+        try:
+            association.run(deadline)
+        finally:
+            wire.close(connection)
+            self._places.leave(association)

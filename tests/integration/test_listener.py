@@ -26,7 +26,6 @@ from pynetdicom.sop_class import Verification
 
 from medd import plugins
 from medd.ingest import admission
-from medd.ingest import listener as listener_module
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings
@@ -729,11 +728,8 @@ def test_twenty_silent_connections_keep_nobody_out(receive: Callable[..., Receiv
             connection.close()
 
 
-def test_a_connection_that_never_proposes_is_closed(
-    receive: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listener_module, "ASSOCIATE_TIMEOUT_S", 0.3)
-    receiver = receive()
+def test_a_connection_that_never_proposes_is_closed(receive: Callable[..., Receiver]) -> None:
+    receiver = receive(association_timeout_s=0.3)
     with RawSender(receiver.port) as silent:
         assert silent.is_closed_by_peer()
 

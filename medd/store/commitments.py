@@ -1,0 +1,229 @@
+"""Storage commitment on record: what we asked of destinations, what modalities asked of us, and what became of it.
+
+::
+
+    offered   waiting ──report acknowledged──▶ done
+                 ├──the peer is away──▶ waiting, later
+                 └──refused, or tried too long──▶ dead
+    asked     waiting ──N-EVENT-REPORT──▶ done, and `sent.committed` says which objects
+                 ├──the destination is away──▶ waiting, later
+                 └──refused, or no answer──▶ dead
+"""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from medd.dicom.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_OBJECT_INSTANCE, Outcome, Reference
+from medd.errors import InputError
+from medd.records import Reason
+from medd.store.clock import from_now, reached
+from medd.store.database import Database
+from medd.store.spool import Spool
+from medd.store.tables import commitment, instance, job, sent
+
+log = logging.getLogger(__name__)
+
+#: How long a claim holds: longer than an association takes to fail.
+CLAIM_S = 300.0
+#: For this long a destination may think about it.
+ANSWER_S = 24 * 3600.0
+#: More than any moment is ever set ahead.
+_FURTHEST_S = 2 * ANSWER_S
+#: UIDs in one statement.
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A row: one transaction."""
+
+    id: int
+    transaction_uid: str
+    #: "asked" or "offered".
+    direction: str
+    #: The destination's name, or the AE title of the peer that asked.
+    peer: str
+    created_at: datetime
+    #: This one included.
+    attempts: int
+    objects: tuple[Reference, ...]
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was asked."""
+        return (datetime.now(UTC) - self.created_at).total_seconds()
+
+
+class Commitments:
+    """The rows of `commitment`. Every method raises `TransientError` when the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def offer(self, transaction_uid: str, peer: str, objects: Sequence[Reference], delay_s: float = 0) -> None:
+        """Note what a peer asks of us. The same request again is answered again.
+
+        Args:
+            transaction_uid: The peer's.
+            peer: Its AE title.
+            objects: What it asks for.
+            delay_s: Not reported by `claim` before.
+
+        Raises:
+            InputError: The transaction is known, but for other objects or from somebody else.
+        """
+        references = [list(one) for one in objects]
+        c = commitment.c
+        with self.database.write() as connection:
+            known = connection.execute(sa.select(commitment).where(c.transaction_uid == transaction_uid)).one_or_none()
+            if known is None:
+                self._insert(connection, transaction_uid, "offered", peer, references, delay_s)
+                return
+            if (known.direction, known.peer, known.objects) != ("offered", peer, references):
+                raise InputError(Reason.UNREADABLE, "the transaction UID is in use")
+            again = {"state": "waiting", "attempts": 0, "available_at": from_now(self.database, delay_s)}
+            connection.execute(commitment.update().where(c.id == known.id).values(**again))
+
+    def ask(self, destination: str, objects: Sequence[Reference]) -> Commitment:
+        """Note what we are about to ask of a destination; claimed for us."""
+        transaction_uid = f"2.25.{uuid.uuid4().int}"
+        with self.database.write() as connection:
+            references = [list(one) for one in objects]
+            id_ = self._insert(connection, transaction_uid, "asked", destination, references, CLAIM_S, attempts=1)
+        return Commitment(id_, transaction_uid, "asked", destination, datetime.now(UTC), 1, tuple(objects))
+
+    def _insert(
+        self,
+        connection: Connection,
+        transaction_uid: str,
+        direction: str,
+        peer: str,
+        objects: list[list[str]],
+        delay_s: float,
+        **more: Any,
+    ) -> int:
+        values = {"transaction_uid": transaction_uid, "direction": direction, "peer": peer, "objects": objects}
+        times = {"created_at": from_now(self.database, 0), "available_at": from_now(self.database, delay_s)}
+        row = commitment.insert().values(state="waiting", **values, **times, **more).returning(commitment.c.id)
+        return int(connection.execute(row).scalar_one())
+
+    def claim(self, limit: int) -> list[Commitment]:
+        """What is to be done now, at most `limit` rows; it comes back by itself when whoever claimed it dies."""
+        c = commitment.c
+        ready = (c.state == "waiting") & reached(self.database, c.available_at, _FURTHEST_S)
+        with self.database.read() as connection:
+            if connection.scalar(sa.select(c.id).where(ready).limit(1)) is None:
+                return []
+        chosen = sa.select(c.id).where(ready).order_by(c.available_at, c.id).limit(limit)
+        claimed = (
+            commitment.update()
+            .where(c.id.in_(chosen.with_for_update(skip_locked=True)))
+            .values(attempts=c.attempts + 1, available_at=from_now(self.database, CLAIM_S))
+            .returning(c.id, c.transaction_uid, c.direction, c.peer, c.created_at, c.attempts, c.objects)
+        )
+        with self.database.write() as connection:
+            rows = connection.execute(claimed).all()
+        as_tuples = [tuple((one[0], one[1]) for one in row.objects) for row in rows]  # JSON has lists
+        return [replace(Commitment(*row), objects=objects) for row, objects in zip(rows, as_tuples, strict=True)]
+
+    def again(self, id_: int, seconds: float, error: str | None) -> None:
+        """Have a row claimed again later."""
+        self._set(id_, available_at=from_now(self.database, seconds), error=error)
+
+    def done(self, id_: int, error: str | None = None) -> None:
+        """Note that a transaction is over; `error` says what is not kept."""
+        self._set(id_, state="done", error=error)
+
+    def bury(self, id_: int, error: str) -> None:
+        """Give a transaction up."""
+        self._set(id_, state="dead", error=error)
+
+    def find_offered(self, transaction_uid: str) -> int | None:
+        """The row of a transaction that a peer asked for."""
+        c = commitment.c
+        wanted = (c.transaction_uid == transaction_uid) & (c.direction == "offered")
+        with self.database.read() as connection:
+            return connection.scalar(sa.select(c.id).where(wanted))
+
+    def _set(self, id_: int, **values: Any) -> None:
+        # The answer may have come meanwhile: a transaction that is over stays so.
+        waiting = (commitment.c.id == id_) & (commitment.c.state == "waiting")
+        with self.database.write() as connection:
+            connection.execute(commitment.update().where(waiting).values(**values))
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Note a destination's answer, on the transaction and on each object that was sent.
+
+        Returns:
+            Whether the transaction is known. An answer that comes late, or twice, counts.
+        """
+        c = commitment.c
+        wanted = (c.transaction_uid == outcome.transaction_uid) & (c.direction == "asked")
+        with self.database.write() as connection:
+            row = connection.execute(sa.select(commitment).where(wanted).with_for_update()).one_or_none()
+            if row is None:
+                return False
+            asked = [uid for _, uid in row.objects]
+            kept = {uid for _, uid in outcome.committed}
+            # Not mentioned is not promised.
+            refused = [uid for uid in asked if uid not in kept]
+            for answer, uids in ((True, [uid for uid in asked if uid in kept]), (False, refused)):
+                _mark(connection, row.peer, uids, answer)
+            error = None
+            if refused:
+                reasons = {uid: f"{reason:#06x}" for (_, uid), reason in outcome.failed}
+                named = ", ".join(f"{uid} ({reasons.get(uid, 'not mentioned')})" for uid in refused[:3])
+                error = f"{len(refused)} of {len(asked)} objects are not kept: {named}"
+            connection.execute(commitment.update().where(c.id == row.id).values(state="done", error=error))
+        fields = {"event": "commitment.failed" if error else "commitment.settled", "peer": row.peer}
+        log.log(logging.WARNING if error else logging.INFO, "%s", error or "all objects are kept", extra=fields)
+        return True
+
+
+def _mark(connection: Connection, destination: str, uids: Sequence[str], committed: bool) -> None:
+    for at in range(0, len(uids), _AT_ONCE):
+        ours = (sent.c.destination == destination) & sent.c.object.in_(uids[at : at + _AT_ONCE])
+        connection.execute(sent.update().where(ours).values(committed=committed))
+
+
+def judge(database: Database, spool: Spool, transaction_uid: str, objects: Sequence[Reference]) -> Outcome:
+    """Which of these objects we keep: those that have a row of this class, and their bytes in the spool.
+
+    Raises:
+        TransientError: The database is away.
+    """
+    i = instance.c
+    columns = (i.sop_instance_uid, i.sop_class_uid, i.sha256, i.media_type, i.size, job.c.spool)
+    query = sa.select(*columns).join_from(instance, job, isouter=True)
+    known: dict[str, list[Any]] = {}
+    uids = sorted({uid for _, uid in objects})
+    with database.read() as connection:
+        for at in range(0, len(uids), _AT_ONCE):
+            for row in connection.execute(query.where(i.sop_instance_uid.in_(uids[at : at + _AT_ONCE]))):
+                known.setdefault(row.sop_instance_uid, []).append(row)
+    here = spool.id
+    committed, failed = [], []
+    for sop_class_uid, uid in objects:
+        of_class = [row for row in known.get(uid, ()) if row.sop_class_uid == sop_class_uid]
+        if any(_is_kept(row, spool, here) for row in of_class):
+            committed.append((sop_class_uid, uid))
+        else:
+            conflict = uid in known and not of_class
+            failed.append(((sop_class_uid, uid), CLASS_INSTANCE_CONFLICT if conflict else NO_SUCH_OBJECT_INSTANCE))
+    return Outcome(transaction_uid, tuple(committed), tuple(failed))
+
+
+def _is_kept(row: Any, spool: Spool, here: str) -> bool:
+    if row.spool and row.spool != here:
+        return True  # in the spool of another host, which has synchronised the bytes before there was a row
+    try:
+        return bool(spool.path(row.sha256, row.media_type).stat().st_size >= row.size)
+    except OSError:
+        return False
