@@ -28,7 +28,7 @@ def classify(
 
     from medd import DISCLAIMER, pipeline, settings
     from medd.classify.oneoff import COLUMNS, classify_files
-    from medd.classify.overlay import draw
+    from medd.imaging.overlay import draw
     from medd.ingest.watch import files_below
 
     loaded, manager = pipeline.load_model(settings.load(home, config), model)

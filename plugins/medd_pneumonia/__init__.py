@@ -5,6 +5,13 @@ from pathlib import Path
 from medd import hookimpl
 from medd.hookspecs import ClassifierSpec
 
+#: SNOMED CT. The networks here say PNEUMONIA; a model that tells the two kinds apart has the labels below it.
+_CODES = {
+    "PNEUMONIA": ("233604007", "SCT", "Pneumonia"),
+    "BACTERIA": ("53084003", "SCT", "Bacterial pneumonia"),
+    "VIRUS": ("75570004", "SCT", "Viral pneumonia"),
+}
+
 
 @hookimpl
 def register_classifiers() -> list[ClassifierSpec]:
@@ -14,10 +21,12 @@ def register_classifiers() -> list[ClassifierSpec]:
             name="paper",
             build="medd_pneumonia.paper_cnn:build",
             bundle=Path(__file__).parent / "bundles" / "paper-1",
+            codes=_CODES,
         ),
         ClassifierSpec(
             name="pneumonia",
             build="medd_pneumonia.pneumonia_cnn:build",
             bundle=Path(__file__).parent / "bundles" / "pneumonia-1",
+            codes=_CODES,
         ),
     ]

@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from medd import DISCLAIMER, __version__
-from medd.classify.overlay import WIDTH
 from medd.cli import main as cli
 from medd.cli.common import Format, parse_since, write_rows
 from medd.errors import SettingsError
+from medd.imaging.overlay import WIDTH
 from medd.queue.base import CLASSIFY
 from medd.store.database import SCHEMA, Database, check_schema
 from medd.store.inserts import InstanceInserter

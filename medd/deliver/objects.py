@@ -1,0 +1,126 @@
+"""The DICOM objects of a report, made from the images where they lie when a destination asks for them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from pydicom import Dataset
+
+from medd import DISCLAIMER
+from medd.dicom.derived import lenient, raw_value, read_source
+from medd.dicom.findings import Code, finding_of, lines_of
+from medd.dicom.picture import secondary_capture
+from medd.dicom.presentation import presentation_state
+from medd.dicom.report import structured_report
+from medd.errors import InputError
+from medd.hookspecs import ClassifierSpec
+from medd.imaging import load
+from medd.imaging.overlay import capture
+from medd.records import Attachment, ImageResult, MediaType, Prediction, Status, StudyReport
+
+#: What `InputError` says when images are not all of one patient. No instance is "failed" by it.
+PATIENT_CONFLICT = "patient_conflict"
+
+#: The kinds of objects there are.
+KINDS = ("sr", "sc", "gsps")
+
+
+def codes_of(specs: Iterable[ClassifierSpec]) -> dict[str, Code]:
+    """Label → code, by what the plugins say; of two that name one label, the first counts."""
+    found: dict[str, Code] = {}
+    for spec in specs:
+        for label, code in spec.codes.items():
+            found.setdefault(label, code)
+    return found
+
+
+class ReportObjects:
+    """What `medd.deliver.destination.Objects` asks for. For one thread.
+
+    Args:
+        report: What is known of the study.
+        codes: Label → code; see `codes_of`.
+        attachments: Finds what explains the prediction of an instance, where the report does not have it with it.
+    """
+
+    def __init__(
+        self,
+        report: StudyReport,
+        codes: Mapping[str, Code],
+        attachments: Callable[[int], Sequence[Attachment]] | None = None,
+    ) -> None:
+        self._report, self._codes, self._attachments = report, codes, attachments
+        self._sources: dict[int, Dataset] | None = None
+
+    def make(self, kind: str) -> Sequence[Dataset]:
+        """The objects of a kind, in the order of the images.
+
+        "sr" is one report, "sc" and "gsps" have one object for each scored image that allows it. Image files (JPEG,
+        PNG, TIFF) have no patient and no study to put an object into, so there is none.
+
+        Raises:
+            InputError: A scored image cannot be read any more, or the images are not all of one patient and study.
+            TransientError: The disk cannot be read now.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind: one of {', '.join(KINDS)} expected. Received: {kind!r}")
+        sources = self._read_sources()
+        if not sources:
+            return ()
+        if kind == "sr":
+            images = tuple(image for image in self._report.images if image.media_type is MediaType.DICOM)
+            return (structured_report(replace(self._report, images=images), sources, self._codes),)
+        make = self._picture if kind == "sc" else self._state
+        made = [
+            make(sources[image.instance_id], image, image.prediction)
+            for image in self._report.images
+            if image.instance_id in sources and image.status is Status.SCORED and image.prediction is not None
+        ]
+        return tuple(one for one in made if one is not None)
+
+    def _picture(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset:
+        if not prediction.attachments and self._attachments is not None:
+            prediction = replace(prediction, attachments=tuple(self._attachments(image.instance_id)))
+        lines = self._lines(prediction)
+        pixels = capture(load(image.path, image.media_type), prediction, lines)
+        return secondary_capture(source, image, prediction, pixels, ". ".join(lines[:2]))
+
+    def _state(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset | None:
+        return presentation_state(source, image, prediction, self._lines(prediction))
+
+    def _lines(self, prediction: Prediction) -> tuple[str, ...]:
+        return (*lines_of(prediction, finding_of(prediction, self._codes)), DISCLAIMER)
+
+    def _read_sources(self) -> dict[int, Dataset]:
+        """Instance id → header. What nobody scored may be damaged: it is reported by what is known of it."""
+        if self._sources is not None:
+            return self._sources
+        sources: dict[int, Dataset] = {}
+        for image in self._report.images:
+            if image.media_type is not MediaType.DICOM:
+                continue
+            try:
+                with lenient():
+                    sources[image.instance_id] = read_source(image.path)
+            except InputError:
+                if image.status is Status.SCORED:
+                    raise
+        _check_patient(self._report, sources.values())
+        self._sources = sources
+        return sources
+
+
+def _check_patient(report: StudyReport, sources: Iterable[Dataset]) -> None:
+    """Refuse to put into one study what is of several patients, or of another study: somebody has to look at it.
+
+    Compared by bytes, without padding. An image without Patient ID is no image of a patient who has one.
+    """
+    patients, studies = set(), set()
+    for source in sources:
+        patients.add(tuple(raw_value(source, keyword) for keyword in ("PatientID", "IssuerOfPatientID")))
+        studies.add(raw_value(source, "StudyInstanceUID").decode("ascii", "replace"))
+    if len(patients) > 1:
+        message = f"study {report.study_instance_uid}: its images name different patients; nothing is delivered"
+        raise InputError(PATIENT_CONFLICT, f"{message}. Received: {len(patients)} Patient IDs (0010,0020)")
+    if studies - {report.study_instance_uid}:
+        message = f"study {report.study_instance_uid}: an image is of another study; nothing is delivered"
+        raise InputError(PATIENT_CONFLICT, f"{message}. Received: {len(studies)} Study Instance UIDs")
