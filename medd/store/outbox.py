@@ -134,7 +134,7 @@ class Deliveries:
             .returning(d.id, d.study, d.destination, d.revision, d.attempts, d.lease_token)
         )
         with self.database.write() as connection:
-            return [Delivery(*row) for row in connection.execute(claimed)]
+            return sorted((Delivery(*row) for row in connection.execute(claimed)), key=lambda one: one.id)
 
     def extend(self, tokens: Collection[str]) -> None:
         """The heartbeat: what runs under these tokens holds for another lease.
@@ -250,7 +250,7 @@ class Deliveries:
 def count_deliveries(connection: Connection) -> dict[DeliveryState, int]:
     """How many deliveries are in each state."""
     counted = sa.select(delivery.c.state, sa.func.count()).group_by(delivery.c.state)
-    found: dict[str, int] = dict(connection.execute(counted).tuples().all())
+    found = {DeliveryState(state): count for state, count in connection.execute(counted)}
     return {state: found.get(state, 0) for state in DeliveryState}
 
 
