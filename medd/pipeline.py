@@ -23,6 +23,8 @@ from medd.errors import SettingsError
 from medd.ingest import admission
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
+from medd.ingest.pull import open_source
+from medd.ingest.schedule import ScheduledPulls
 from medd.ingest.watch import Inbox
 from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
@@ -131,6 +133,8 @@ class Receiver:
     intake: Intake
     listener: Listener
     inboxes: tuple[Inbox, ...]
+    #: What is fetched on a schedule.
+    pulls: ScheduledPulls
     #: "AE@host:port", for the ready line.
     address: str
 
@@ -139,6 +143,7 @@ class Receiver:
         self.listener.start()
         for inbox in self.inboxes:
             inbox.start()
+        self.pulls.start()
 
     def is_alive(self) -> bool:
         """Whether images are still taken in by every way."""
@@ -146,6 +151,7 @@ class Receiver:
 
     def stop(self) -> None:
         """Finish what is coming in and stop."""
+        self.pulls.stop()
         self.listener.stop()
         for inbox in self.inboxes:
             inbox.stop()
@@ -153,15 +159,20 @@ class Receiver:
 
 
 def build_receiver(settings: Settings) -> Receiver:
-    """The listener and the watched folders, which share one door.
+    """The listener, the watched folders and the scheduled pulls, which share one door.
 
     Raises:
         MeddError: Something of it cannot be built.
     """
-    intake = build_intake(settings, open_database(settings))
+    database = open_database(settings)
+    intake = build_intake(settings, database)
+    sources = [(pull, open_source(settings, pull.source, intake, database)) for pull in settings.pull]
+    pulls = ScheduledPulls(sources, database)
     listener = Listener(settings.listener, intake)
     inboxes = tuple(Inbox(inbox, settings.under_home(inbox.path), intake) for inbox in settings.inbox)
-    return Receiver(intake, listener, inboxes, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}")
+    return Receiver(
+        intake, listener, inboxes, pulls, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}"
+    )
 
 
 def load_model(settings: Settings, folder: Path | None = None) -> "tuple[LoadedModel, pluggy.PluginManager]":

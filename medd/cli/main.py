@@ -13,9 +13,11 @@ from medd.cli import (
     classify,
     demo,
     drift,
+    echo,
     evaluate,
     ingest,
     models,
+    pull,
     queue,
     results,
     retrain,
@@ -50,6 +52,8 @@ app.command()(drift.drift)
 app.command()(retrain.retrain)
 app.add_typer(models.app, name="models", help="The models: which is on duty, which scores in its shadow.")
 app.command()(models.rescore)
+app.command()(pull.pull)
+app.command()(echo.echo)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
 app.command()(admin.plugins)
 app.add_typer(admin.config, name="config", help="The settings.")
