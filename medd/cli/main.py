@@ -15,6 +15,7 @@ from medd.cli import (
     drift,
     echo,
     evaluate,
+    export,
     ingest,
     models,
     pull,
@@ -50,6 +51,7 @@ app.command()(sweep.sweep)
 app.command()(evaluate.evaluate)
 app.command()(drift.drift)
 app.command()(retrain.retrain)
+app.command()(export.export)
 app.add_typer(models.app, name="models", help="The models: which is on duty, which scores in its shadow.")
 app.command()(models.rescore)
 app.command()(pull.pull)

@@ -1,0 +1,122 @@
+"""Image files lose what they say beside the picture, and not a grey value."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from medd.dicom.jpeg import encode_orientation, exif_orientation
+from medd.errors import InputError
+from medd.imaging import load
+from medd.imaging.strip import strip
+from medd.records import MediaType
+
+SECRET = b"SECRET"
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    rows, columns = np.mgrid[:80, :96]
+    return (rows * 2 + columns).astype(np.uint8)
+
+
+def encode(kind: str, picture: np.ndarray) -> bytes:
+    return cv2.imencode(kind, picture)[1].tobytes()
+
+
+def exif(orientation: int) -> bytes:
+    """A directory of two entries: a text, and the orientation."""
+    text = SECRET + b"-EXIF\0"
+    entries = struct.pack("<HHII", 0x010E, 2, len(text), 38) + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    return b"II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0) + text
+
+
+def segment(code: int, body: bytes) -> bytes:
+    return bytes((0xFF, code)) + struct.pack(">H", len(body) + 2) + body
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+def same_picture(tmp_path, before: bytes, after: bytes) -> bool:
+    (tmp_path / "before").write_bytes(before)
+    (tmp_path / "after").write_bytes(after)
+    one, two = load(tmp_path / "before"), load(tmp_path / "after")
+    return one.shape == two.shape and bool((one == two).all())
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_jpeg_loses_its_segments_and_stays_turned(tmp_path, picture, orientation):
+    plain = encode(".jpg", picture)
+    added = segment(0xE1, b"Exif\0\0" + exif(orientation)) + segment(0xFE, SECRET) + segment(0xED, b"8BIM" + SECRET)
+    added += segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + SECRET) + segment(0xE2, b"ICC_PROFILE\0\1\1" + SECRET)
+    data = plain[:20] + added + plain[20:] + SECRET
+    assert data.count(SECRET) == 6
+    stripped, kind = strip(data, MediaType.JPEG)
+    assert kind is MediaType.JPEG
+    assert SECRET not in stripped
+    assert same_picture(tmp_path, data, stripped)
+    if orientation == 1:
+        assert same_picture(tmp_path, plain, stripped)
+        assert len(stripped) == len(plain)
+
+
+def test_the_compressed_data_of_a_jpeg_are_untouched(picture):
+    noise = np.random.default_rng(1).integers(0, 256, picture.shape, np.uint8)
+    data = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
+    stripped, _ = strip(data, MediaType.JPEG)
+    assert stripped[20:] == data[20:]
+
+
+def test_a_colour_jpeg_by_adobe_keeps_what_tells_its_colours(tmp_path, picture):
+    colour = encode(".jpg", cv2.merge([picture, picture, picture]))
+    adobe = colour[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\1") + colour[20:]
+    stripped, _ = strip(adobe, MediaType.JPEG)
+    assert b"Adobe" in stripped
+    assert same_picture(tmp_path, adobe, stripped)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_loses_its_text_and_stays_turned(tmp_path, picture, bits, orientation):
+    plain = encode(".png", picture if bits == 8 else picture.astype(np.uint16) * 257)
+    added = (
+        chunk(b"tEXt", b"Comment\0" + SECRET)
+        + chunk(b"tIME", b"\x07\xe8\1\1\1\1\1")
+        + chunk(b"eXIf", exif(orientation))
+    )
+    data = plain[:33] + added + plain[33:] + SECRET
+    stripped, kind = strip(data, MediaType.PNG)
+    assert kind is MediaType.PNG
+    assert SECRET not in stripped
+    assert b"tIME" not in stripped
+    assert (b"eXIf" in stripped) == (orientation == 6)
+    assert same_picture(tmp_path, data, stripped)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_becomes_a_png_of_the_same_pixels(tmp_path, picture, bits):
+    data = encode(".tif", picture if bits == 8 else picture.astype(np.uint16) * 257) + SECRET
+    stripped, kind = strip(data, MediaType.TIFF)
+    assert kind is MediaType.PNG
+    assert SECRET not in stripped
+    assert same_picture(tmp_path, data, stripped)
+
+
+def test_what_is_damaged_is_refused(picture):
+    for name, kind in ((".jpg", MediaType.JPEG), (".png", MediaType.PNG), (".tif", MediaType.TIFF)):
+        for damaged in (b"", encode(name, picture)[:60]):
+            with pytest.raises(InputError):
+                strip(damaged, kind)
+
+
+def test_an_orientation_is_read_in_both_byte_orders_and_nonsense_is_upright():
+    assert exif_orientation(encode_orientation(6)) == 6
+    big = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 8, 0, 0)
+    assert exif_orientation(big) == 8
+    assert exif_orientation(encode_orientation(9)) == 1
+    assert exif_orientation(b"II*\0\xff\xff\xff\x7f") == 1
+    assert exif_orientation(b"") == 1
