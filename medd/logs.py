@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 #: Keys that a log call may pass in ``extra``; they are shown behind the sentence.
-FIELDS = ("event", "instance", "job", "model", "peer", "reason", "count")
+FIELDS = ("event", "instance", "job", "delivery", "destination", "model", "peer", "reason", "count")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.peers
 class Orthanc:
     """An Orthanc with its storage in a temporary folder, which knows medd as a modality."""
 
-    def __init__(self, folder: Path, medd_port: int) -> None:
+    def __init__(self, folder: Path, medd_port: int, dicom_port: int | None = None, **options: Any) -> None:
         [program] = require("Orthanc")
         folder.mkdir()
         self.port = free_port()
@@ -31,13 +31,14 @@ class Orthanc:
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"),
             "HttpPort": self.port,
-            "DicomPort": free_port(),
+            "DicomPort": dicom_port or free_port(),
             "DicomAet": "ORTHANC",
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DicomModalities": {"medd": ["MEDD", "127.0.0.1", medd_port]},
             "Plugins": [],
             "TranscodeDicomProtocol": False,
+            **options,
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         with (folder / "log").open("wb") as log:
