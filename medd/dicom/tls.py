@@ -85,7 +85,7 @@ def certificate_days_left(tls: TlsSettings, home: Path, where: str = "tls", now:
     text = _read(home / tls.certificate, f"{where}.certificate")
     try:
         ends = [_not_after(ssl.PEM_cert_to_DER_cert(block)) for block in _blocks(text)]
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, StopIteration) as error:
         raise _not_pem(f"{where}.certificate", home / tls.certificate, "certificate") from error
     if not ends:
         raise _not_pem(f"{where}.certificate", home / tls.certificate, "certificate")
@@ -98,6 +98,9 @@ def _context(protocol: int) -> ssl.SSLContext:
     context.set_ciphers(":".join(CIPHER_SUITES))
     # Compression leaks what it compresses, and a peer may make us renegotiate for ever (RFC 9325 sections 3.3, 3.5).
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Many peers close without close_notify. Nothing can be cut off unseen: DICOM says by itself where a message and an
+    # association end. Without this, nothing could be said any more once reading has come to an end.
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
 
 

@@ -19,7 +19,9 @@ class Places:
     def __init__(self, settings: ListenerSettings) -> None:
         self._limit, self._limit_per_host = settings.max_associations, settings.max_associations_per_host
         self._guard = threading.Lock()
-        self._open: dict[Association, None] = {}  # in the order in which they came
+        self._open: set[Association] = set()
+        #: Those that have proposed nothing yet, in the order in which they came.
+        self._waiting: dict[Association, None] = {}
         self._accepted: dict[Association, str] = {}
 
     def enter(self, newcomer: "Association") -> "Association | None":
@@ -30,17 +32,20 @@ class Places:
             silent sockets keep nobody out who does propose one, least of all from another host.
         """
         with self._guard:
-            self._open[newcomer] = None
-            if len(self._open) - len(self._accepted) <= MAX_UNASSOCIATED:
-                return None
-            waiting = [one for one in self._open if one not in self._accepted and one is not newcomer]
-            [(crowd, _)] = Counter(one.peer for one in waiting).most_common(1)
-            return next(one for one in waiting if one.peer == crowd)
+            evicted = None
+            if len(self._waiting) >= MAX_UNASSOCIATED:
+                [(crowd, _)] = Counter(one.peer for one in self._waiting).most_common(1)
+                evicted = next(one for one in self._waiting if one.peer == crowd)
+                del self._waiting[evicted]
+            self._open.add(newcomer)
+            self._waiting[newcomer] = None
+            return evicted
 
     def leave(self, association: "Association") -> None:
         """Forget a connection."""
         with self._guard:
-            self._open.pop(association, None)
+            self._open.discard(association)
+            self._waiting.pop(association, None)
             self._accepted.pop(association, None)
 
     def reserve(self, association: "Association") -> str:
@@ -55,6 +60,7 @@ class Places:
             host = association.peer
             if self._limit_per_host and list(self._accepted.values()).count(host) >= self._limit_per_host:
                 return f"{self._limit_per_host} associations from this address are open already"
+            self._waiting.pop(association, None)
             self._accepted[association] = host
         return ""
 

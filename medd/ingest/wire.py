@@ -60,7 +60,7 @@ def shake_hands(connection: ssl.SSLSocket, deadline: float) -> None:
         connection.do_handshake()
     except TimeoutError:
         raise PeerGone("no TLS handshake in time") from None
-    except ssl.SSLEOFError:
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         raise PeerGone("connection closed by the peer in the TLS handshake") from None
     except ssl.SSLCertVerificationError as error:
         raise HandshakeFailed(f"the peer's certificate is not accepted: {error.verify_message}") from None
