@@ -6,11 +6,11 @@ from dataclasses import replace
 from pydicom import Dataset
 
 from medd import DISCLAIMER
-from medd.dicom.derived import lenient, raw_value, read_source
 from medd.dicom.findings import Code, finding_of, lines_of
 from medd.dicom.picture import secondary_capture
 from medd.dicom.presentation import presentation_state
 from medd.dicom.report import structured_report
+from medd.dicom.source import lenient, raw_value, read_source
 from medd.errors import InputError
 from medd.hookspecs import ClassifierSpec
 from medd.imaging import load

@@ -9,39 +9,27 @@ of the call, and read 22 MB of tables for it. The content of the report is highd
 """
 
 import hashlib
-import re
 import struct
 import unicodedata
 import uuid
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 from io import BytesIO
-from pathlib import Path
 
-from pydicom import Dataset, config, dcmread
+from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
 from medd import __version__
 from medd.dicom.modules import COPIED, REQUIRED
 from medd.dicom.part10 import (
-    DEFLATED,
     ELEMENT,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLEMENTATION_VERSION_NAME,
     LENGTH,
     LONG_VRS,
     encode_file_meta,
-    split_file,
 )
-from medd.errors import InputError, TransientError
-from medd.records import Reason
+from medd.dicom.source import BROKEN, encode_element, local_time, raw_value, value_of
 
 #: The coding scheme of what the public ones have no code for (PS3.16 section 8.2: private ones begin with 99).
 PRIVATE_SCHEME = "99MEDD"
@@ -52,14 +40,9 @@ _SERIES = {
     "sc": ("OT", 9802, "medd: heat map, research use only"),
     "gsps": ("PR", 9803, "medd: annotation, research use only"),
 }
-#: How much of a deflated object is inflated for its header: a small one may inflate to gigabytes.
-_INFLATED_BYTES = 64 << 20
 #: Bytes of one number of a VR, for what comes from a big endian object.
 _NUMBER_SIZE = {"US": 2, "SS": 2, "AT": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OL": 4, "OF": 4, "FD": 8, "OD": 8}
 _ITEM = struct.Struct("<HHI")
-_UTC_OFFSET = re.compile(rb"([+-])(\d\d)(\d\d)")
-#: What pydicom raises on bytes that are no sequence.
-_BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, struct.error)
 
 
 def derive_uid(*parts: str) -> str:
@@ -88,73 +71,6 @@ def reference_item(source: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     return item
-
-
-@contextmanager
-def lenient() -> Iterator[None]:
-    """Take attributes as a device wrote them: pydicom neither warns of what is invalid nor refuses to write it.
-
-    These settings belong to the process. Of two threads the later may leave it lenient for longer, which harms nothing.
-    """
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
-
-
-# -- the source ----------------------------------------------------------------------------------------------------
-
-
-def read_source(path: Path) -> Dataset:
-    """The header of an image, its values as yet not decoded.
-
-    Raises:
-        InputError: It is no DICOM object, or names neither SOP class nor instance.
-        TransientError: The file is not there, or cannot be read now.
-    """
-    try:
-        with path.open("rb") as file:
-            offset, syntax = split_file(file.read(1 << 16))
-            file.seek(0)
-            data = BytesIO(_inflate(file.read(), offset)) if syntax in DEFLATED else file
-            source = dcmread(data, force=True, stop_before_pixels=True)
-            if source.get("SOPClassUID") and source.get("SOPInstanceUID"):
-                return source
-    except OSError as error:  # the spool's disk may come back
-        raise TransientError(f"{path.name}: cannot be read. Received: {error.strerror or error}") from error
-    except (InputError, zlib.error, *_BROKEN) as error:
-        raise InputError(Reason.UNREADABLE, f"{path.name}: no readable DICOM header") from error
-    raise InputError(Reason.UNREADABLE, f"{path.name}: no DICOM object: SOP class or instance is missing")
-
-
-def _inflate(data: bytes, offset: int) -> bytes:
-    """The beginning of a deflated object (PS3.5 section A.5), as an explicit little endian one."""
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[offset:], _INFLATED_BYTES)
-    return encode_file_meta("", "", EXPLICIT_VR_LITTLE_ENDIAN) + inflated
-
-
-def raw_value(source: Dataset, keyword: str) -> bytes:
-    """The bytes of an attribute as they were sent, without padding; b"" where it is absent or empty."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
-    return _value(source, BaseTag(tag)).strip(b" \0") if tag in source else b""
-
-
-def local_time(moment: datetime, source: Dataset) -> datetime:
-    """A moment as the clocks beside the image show it.
-
-    An object has one offset for all its times, and those of the study are copied: (0008,0201) Timezone Offset From UTC
-    where the image has it, otherwise the time of this host.
-    """
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if stated := _UTC_OFFSET.fullmatch(raw_value(source, "TimezoneOffsetFromUTC")):
-        sign, hours, minutes = stated.groups()
-        offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == b"-" else 1)
-        if abs(offset) < timedelta(hours=24):
-            return aware.astimezone(timezone(offset))
-    return aware.astimezone()
-
-
-# -- the object ----------------------------------------------------------------------------------------------------
 
 
 def begin(kind: str, sop_class_uid: str, sop_instance_uid: str, source: Dataset, moment: datetime) -> Dataset:
@@ -196,7 +112,7 @@ def finish(made: Dataset, source: Dataset) -> Dataset:
     Returns:
         The object as if read from a file, Explicit VR Little Endian: whoever writes it so writes these same bytes.
     """
-    elements = {tag: _encode(made[tag]) for tag in made.keys()}  # noqa: SIM118 – iterating gives elements
+    elements = {tag: encode_element(made[tag]) for tag in made.keys()}  # noqa: SIM118 – iterating gives elements
     little = source.original_encoding[1] is not False
     for keyword in COPIED:
         tag = tag_for_keyword(keyword)
@@ -207,22 +123,6 @@ def finish(made: Dataset, source: Dataset) -> Dataset:
             elements[BaseTag(tag)] = _element(BaseTag(tag), dictionary_VR(tag), b"")
     meta = encode_file_meta(str(made.SOPClassUID), str(made.SOPInstanceUID), EXPLICIT_VR_LITTLE_ENDIAN)
     return dcmread(BytesIO(meta + b"".join(elements[tag] for tag in sorted(elements))))
-
-
-def _encode(element: DataElement) -> bytes:
-    buffer = DicomBytesIO()
-    buffer.is_implicit_VR, buffer.is_little_endian = False, True
-    write_data_element(buffer, element)
-    return buffer.getvalue()
-
-
-def _value(source: Dataset, tag: BaseTag) -> bytes:
-    """The value of an element that is no sequence, as it was sent."""
-    element = source.get_item(tag)
-    if isinstance(element, RawDataElement):
-        return element.value or b""
-    encoded = _encode(source[tag])  # pydicom decoded it while reading, as it does with the character set
-    return encoded[12 if encoded[4:6] in LONG_VRS else 8 :]
 
 
 def _copy(source: Dataset, tag: BaseTag, *, little: bool) -> bytes:
@@ -237,11 +137,11 @@ def _copy(source: Dataset, tag: BaseTag, *, little: bool) -> bytes:
                 b"".join(_copy(item, one, little=little) for one in sorted(item.keys()) if one.element != 0)
                 for item in source[tag].value
             ]
-        except _BROKEN:  # a sequence of bytes that are none: an empty one says as much
+        except BROKEN:  # a sequence of bytes that are none: an empty one says as much
             items = []
         body = b"".join(_ITEM.pack(0xFFFE, 0xE000, len(item)) + item for item in items)
         return _element(tag, "SQ", body)
-    value = _value(source, tag)
+    value = value_of(source, tag)
     size = _NUMBER_SIZE.get(vr, 1)
     if not little and size > 1:
         value = b"".join(value[i : i + size][::-1] for i in range(0, len(value), size))

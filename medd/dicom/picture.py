@@ -6,19 +6,8 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from medd import DISCLAIMER
-from medd.dicom.derived import (
-    begin,
-    code_item,
-    derive_uid,
-    dicom_date,
-    dicom_time,
-    finish,
-    lenient,
-    local_time,
-    plain,
-    raw_value,
-    reference_item,
-)
+from medd.dicom.derived import begin, code_item, derive_uid, dicom_date, dicom_time, finish, plain, reference_item
+from medd.dicom.source import lenient, local_time, raw_value
 from medd.records import ImageResult, Prediction
 
 #: Lossy compression leaves its marks in what is made of an image (PS3.3 section C.7.6.1.1.5).

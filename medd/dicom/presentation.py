@@ -7,18 +7,9 @@ from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
-from medd.dicom.derived import (
-    begin,
-    dicom_date,
-    dicom_time,
-    finish,
-    lenient,
-    local_time,
-    plain,
-    raw_value,
-    reference_item,
-)
+from medd.dicom.derived import begin, dicom_date, dicom_time, finish, plain, reference_item
 from medd.dicom.picture import instance_number, object_uid
+from medd.dicom.source import lenient, local_time, raw_value
 from medd.records import ImageResult, Prediction
 
 _LAYER = "MEDD"

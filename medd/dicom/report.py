@@ -11,18 +11,9 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from medd import DISCLAIMER, __version__
-from medd.dicom.derived import (
-    PRIVATE_SCHEME,
-    begin,
-    derive_uid,
-    dicom_date,
-    dicom_time,
-    finish,
-    lenient,
-    local_time,
-    plain,
-)
+from medd.dicom.derived import PRIVATE_SCHEME, begin, derive_uid, dicom_date, dicom_time, finish, plain
 from medd.dicom.findings import Code, finding_of, lines_of, private_code
+from medd.dicom.source import lenient, local_time
 from medd.records import ImageResult, Prediction, Status, StudyReport
 
 _LUNG = ("39607008", "SCT", "Lung")
