@@ -13,9 +13,9 @@ from medd import plugins
 from medd.deliver.destination import Destination, Objects, Sent
 from medd.errors import InputError, PeerRefused, TransientError
 from medd.queue.base import backoff_s
-from medd.records import Delivery, Status, StudyReport
+from medd.records import Delivery, StudyReport
 from medd.store.outbox import Deliveries
-from medd.store.reports import Paths, acknowledged, make_report, record_sent
+from medd.store.reports import Paths, acknowledged, has_pending, make_report, record_sent
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,11 @@ class Deliverer:
 
     def _deliver(self, claimed: Delivery) -> None:
         database, destination = self._deliveries.database, self._destinations[claimed.destination]
+        with database.read() as connection:
+            waiting = has_pending(connection, claimed.study)
+        if waiting and (left := self._deliveries.due_in_s(claimed)) > 0:  # the worker is still at it
+            self._deliveries.wait(claimed, min(left, 1.0))
+            return
         try:
             with database.write() as connection:
                 report = make_report(connection, claimed.study, self._spool)
@@ -134,11 +139,6 @@ class Deliverer:
         except InputError as error:
             self._bury(claimed, str(error))
             return
-        if report is not None and any(image.status is Status.PENDING for image in report.images):
-            left = self._deliveries.due_in_s(claimed)
-            if left > 0:  # the worker is still at it
-                self._deliveries.wait(claimed, min(left, 1.0))
-                return
         taken: list[Sent] = []
         failure: Exception | None = None
         if report is not None:

@@ -40,6 +40,18 @@ def derive_uid(*parts: str) -> str:
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
+def _belongs_to(study: str) -> sa.ColumnElement[bool]:
+    # A UID has dots, a SHA-256 has none and 64 characters: each finds its rows by an index.
+    is_uid = "." in study or len(study) != 64
+    return instance.c.study_instance_uid == study if is_uid else instance.c.sha256 == study
+
+
+def has_pending(connection: Connection, study: str) -> bool:
+    """Whether an image of a study still waits to be scored."""
+    waiting = sa.exists().where(_belongs_to(study) & (instance.c.status == Status.PENDING))
+    return bool(connection.scalar(sa.select(waiting)))
+
+
 def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[ImageResult], str, str]:
     """The images of a study that a report speaks of, and the patient's id and accession number of the first.
 
@@ -47,8 +59,6 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
         InputError: The images name different patients.
     """
     i, p = instance.c, prediction.c
-    # A UID has dots, a SHA-256 has none and 64 characters: each finds its rows by an index.
-    mine = i.study_instance_uid == study if "." in study or len(study) != 64 else i.sha256 == study
     columns = sa.select(
         i.id,
         i.sha256,
@@ -66,7 +76,7 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
         p.scored_at,
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
-    rows = connection.execute(columns.where(mine & spoken_of).order_by(i.sop_instance_uid, i.sha256)).all()
+    rows = connection.execute(columns.where(_belongs_to(study) & spoken_of).order_by(i.sop_instance_uid, i.sha256)).all()
     if len({row.patient_id for row in rows}) > 1:
         raise InputError(Reason.UNREADABLE, "the images of the study name different patients: nothing is sent")
     found = _attachments(connection, [row.id for row in rows if row.model])
