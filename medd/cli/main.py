@@ -12,6 +12,7 @@ from medd.cli import (
     annotate,
     classify,
     demo,
+    doctor,
     drift,
     echo,
     evaluate,
@@ -56,6 +57,7 @@ app.add_typer(models.app, name="models", help="The models: which is on duty, whi
 app.command()(models.rescore)
 app.command()(pull.pull)
 app.command()(echo.echo)
+app.command()(doctor.doctor)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
 app.command()(admin.plugins)
 app.add_typer(admin.config, name="config", help="The settings.")

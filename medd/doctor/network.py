@@ -1,0 +1,193 @@
+"""Who can be reached, and who reaches us: listener, TLS, peers, DICOMweb servers."""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from medd.dicom import network, tls
+from medd.dicom.peers import known_peers, tls_context
+from medd.doctor.finding import Finding, State
+from medd.errors import MeddError, PeerRefused, TransientError
+from medd.settings import DicomWebSettings, PeerSettings, Settings, TlsSettings
+
+#: Peers that are silent must not hold the doctor up for long, seconds.
+TIMEOUT_S = 10.0
+_AT_ONCE = 8
+WARN_DAYS_LEFT = 30
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def check_ae_title(settings: Settings) -> Iterator[Finding]:
+    """Whether every peer will understand our AE title."""
+    title = settings.listener.ae_title
+    twins = [peer.name for peer in known_peers(settings).values() if peer.ae_title.casefold() == title.casefold()]
+    if twins:
+        advice = "give each application entity a title of its own"
+        yield Finding(State.WARN, "ae title", f"{title} is also that of {', '.join(twins)}", advice)
+    elif not re.fullmatch(r"[A-Z0-9][A-Z0-9_-]*", title):
+        advice = "capital letters, digits, _ and - are safe; other peers compare with case, or cut at a blank"
+        yield Finding(State.WARN, "ae title", repr(title), advice)
+    else:
+        yield Finding(State.OK, "ae title", title)
+
+
+def check_listener(settings: Settings) -> Iterator[Finding]:
+    """Whether the port is free, or it is we who serve it."""
+    wanted = settings.listener
+    where = f"{wanted.host} port {wanted.port}"
+    runs, taken = _receiver_runs(settings), _try_to_bind(wanted.host, wanted.port)
+    near = "; only this machine can send" if wanted.host.startswith(_LOOPBACK) else ""
+    if wanted.port == 0:
+        yield Finding(State.OK, "listener", f"{wanted.host}, any free port{near}")
+    elif taken == errno.EADDRINUSE and runs:
+        yield from _ask_ourselves(settings, f"{where} is served by medd{near}")
+    elif taken == errno.EADDRINUSE:
+        advice = "set listener.port, or stop that program"
+        yield Finding(State.FAIL, "listener", f"{where} is taken, and not by a medd of this home", advice)
+    elif taken == errno.EACCES:
+        advice = "ports below 1024 need the capability CAP_NET_BIND_SERVICE; or set listener.port"
+        yield Finding(State.FAIL, "listener", f"{where}: {os.strerror(taken)}", advice)
+    elif taken:
+        yield Finding(
+            State.FAIL, "listener", f"{where}: {os.strerror(taken)}", "set listener.host to an address of ours"
+        )
+    elif runs:
+        advice = "it may be starting, or have been started with other settings"
+        yield Finding(State.WARN, "listener", f"medd runs in this home, but {where} is free", advice)
+    else:
+        yield Finding(State.OK, "listener", f"{where} is free; medd does not run{near}")
+
+
+def _ask_ourselves(settings: Settings, found: str) -> Iterator[Finding]:
+    wanted = settings.listener
+    if wanted.tls.certificate:  # its clients need a certificate of their own, which we do not have
+        yield Finding(State.OK, "listener", f"{found}, with TLS")
+        return
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(wanted.host, wanted.host)
+    me = PeerSettings(name="listener", host=host, port=wanted.port, ae_title=wanted.ae_title, timeout_s=TIMEOUT_S)
+    try:
+        network.echo(me, wanted.ae_title)
+    except PeerRefused as error:  # such as our own title, where only some may call: it answers
+        yield Finding(State.OK, "listener", f"{found}; {error}")
+    except TransientError as error:
+        yield Finding(State.FAIL, "listener", f"{found}, but: {error}", "look at its log; start it again")
+    else:
+        yield Finding(State.OK, "listener", f"{found} and answers C-ECHO")
+
+
+def _receiver_runs(settings: Settings) -> bool:
+    """Whether a receiver of this home holds its lock, as `medd.supervisor` takes it."""
+    try:
+        file = os.open(settings.home / "run" / "receive.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _try_to_bind(host: str, port: int) -> int:
+    """Bind and let go; 0, or the error's number."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        return errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+def check_tls(settings: Settings) -> Iterator[Finding]:
+    """Whether certificates can be used, and for how long."""
+    tables = [(f"peer {peer.name!r}: tls", peer.tls) for peer in known_peers(settings).values() if peer.tls is not None]
+    ours = settings.listener.tls
+    if any(ours.model_dump().values()):
+        yield from _check_table(settings, "listener.tls", ours, is_listener=True)
+    for where, table in tables:
+        yield from _check_table(settings, where, table, is_listener=False)
+    if not tables and not any(ours.model_dump().values()):
+        yield Finding(State.OK, "tls", "not used")
+
+
+def _check_table(settings: Settings, where: str, table: TlsSettings, *, is_listener: bool) -> Iterator[Finding]:
+    try:
+        make: Any = tls.server_context if is_listener else tls.client_context
+        make(table, settings.home, where)
+        for key in ("certificate", "ca"):
+            if file := getattr(table, key):
+                days = tls.certificate_days_left(TlsSettings(certificate=file), settings.home, where)
+                yield _of_days(f"tls {where}.{key}", days)
+        if not table.certificate and not table.ca:
+            yield Finding(State.OK, f"tls {where}", "the system's authorities are trusted")
+    except MeddError as error:
+        yield Finding(State.FAIL, f"tls {where}", str(error))
+
+
+def _of_days(name: str, days: float) -> Finding:
+    if days < 0:
+        return Finding(State.FAIL, name, f"ran out {-days:.0f} days ago", "renew it: TLS peers refuse it")
+    if days < WARN_DAYS_LEFT:
+        return Finding(State.WARN, name, f"runs out in {days:.0f} days", "renew it")
+    return Finding(State.OK, name, f"good for {days:.0f} days")
+
+
+# -- peers ---------------------------------------------------------------------------------------------------------
+
+
+def check_peers(settings: Settings) -> Sequence[Finding]:
+    """Whether every peer, and every destination of type "pacs", answers C-ECHO."""
+    peers = known_peers(settings).values()
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return list(threads.map(lambda peer: _call(settings, peer), peers))
+
+
+def _call(settings: Settings, peer: PeerSettings) -> Finding:
+    name, address = f"peer {peer.name}", f"{peer.ae_title}@{peer.host}:{peer.port}"
+    hurried = peer.model_copy(update={"timeout_s": min(peer.timeout_s, TIMEOUT_S)})
+    try:
+        network.echo(hurried, settings.listener.ae_title, tls_context(peer, settings.home))
+    except TransientError as error:
+        return Finding(State.FAIL, name, str(error), "is it running, and does a firewall let us through?")
+    except PeerRefused as error:
+        return Finding(State.FAIL, name, str(error), "have our AE title and address entered there")
+    except MeddError as error:
+        return Finding(State.FAIL, name, str(error))
+    return Finding(State.OK, name, f"{address} answers C-ECHO")
+
+
+def check_dicomweb(settings: Settings) -> Sequence[Finding]:
+    """Whether every DICOMweb server answers a search."""
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return list(threads.map(lambda server: _search(settings, server), settings.dicomweb))
+
+
+def _search(settings: Settings, server: DicomWebSettings) -> Finding:
+    from medd.ingest.dicomweb import DicomWebServer
+    from medd.ingest.query import Query
+
+    name = f"dicomweb {server.name}"
+    hurried = server.model_copy(update={"timeout_s": min(server.timeout_s, TIMEOUT_S)})
+    nowhere: Any = None  # nothing is fetched
+    try:
+        # A study that nobody has: the question is a whole one, and no patient is in the answer.
+        DicomWebServer(hurried, settings.home, nowhere, 0).find(Query(study_instance_uid="2.25.0", modalities=("CR",)))
+    except TransientError as error:
+        return Finding(State.FAIL, name, str(error), "is it running, and does a firewall let us through?")
+    except MeddError as error:
+        return Finding(State.FAIL, name, str(error))
+    return Finding(State.OK, name, f"{server.url} answers QIDO-RS")
