@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -25,8 +26,16 @@ DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 def answers_echo(port: int, ae_title: str) -> bool:
     """Whether a peer on the loopback interface answers C-ECHO."""
+    try:  # pynetdicom leaves the socket of an attempt that is refused open
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    # A bare connection first: pynetdicom leaves the socket of one that is refused to the garbage collector.
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
     entity = AE("PROBE")
-    entity.connection_timeout = 5
     association = entity.associate("127.0.0.1", port, [build_context(Verification)], ae_title=ae_title)
     if not association.is_established:
         return False

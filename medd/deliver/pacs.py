@@ -54,9 +54,10 @@ class PacsDestination(Destination):
         wanted = [one for kind in self.own.send for one in objects.make(kind) if one.SOPInstanceUID not in known]
         if not wanted:
             return
-        syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+        # Apart, so that a peer cannot choose: written as Explicit VR, names go out byte for byte as they came in.
+        syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
         classes = dict.fromkeys(one.SOPClassUID for one in wanted)
-        contexts = [build_context(sop_class, syntaxes) for sop_class in classes]
+        contexts = [build_context(sop_class, syntax) for sop_class in classes for syntax in syntaxes]
         refused: list[str] = []
         with associate(self.own, self.settings.listener.ae_title, contexts, tls=self._tls) as association:
             accepted = {context.abstract_syntax for context in association.accepted_contexts}

@@ -76,7 +76,8 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
         p.scored_at,
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
-    rows = connection.execute(columns.where(_belongs_to(study) & spoken_of).order_by(i.sop_instance_uid, i.sha256)).all()
+    wanted = columns.where(_belongs_to(study) & spoken_of)
+    rows = connection.execute(wanted.order_by(i.sop_instance_uid, i.sha256)).all()
     if len({row.patient_id for row in rows}) > 1:
         raise InputError(Reason.UNREADABLE, "the images of the study name different patients: nothing is sent")
     found = _attachments(connection, [row.id for row in rows if row.model])

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from medd.testing import cheap_series, dicom_radiograph
 from tests.integration.test_orthanc import Orthanc
+from tests.peers import Dcmqrscp, send
+from tests.studies import NAMES, film_bytes, padded
 from tests.support import Daemon, free_port, running, wait_until
 
 pytestmark = pytest.mark.peers
@@ -133,11 +136,13 @@ def test_a_late_image_makes_a_second_report_that_names_the_first(site, tmp_path)
     study = str(first.StudyInstanceUID)
     forward(orthanc, store(orthanc, first, folder=tmp_path))
     wait_until(has_all(orthanc, study), 60, "the first report")
+    wait_until(lambda: delivered(daemon) == {"done": 1}, what="the delivery's end")
     late = dicom_radiograph(2, size=256)
     for name in ("StudyInstanceUID", "PatientID", "PatientName"):
         setattr(late, name, getattr(first, name))
     forward(orthanc, store(orthanc, late, folder=tmp_path))
     wait_until(has_all(orthanc, study, 2), 60, "the second report")
+    wait_until(lambda: delivered(daemon) == {"done": 1}, what="the delivery's end")
     reports = by_class(orthanc, study)[SR]
     numbers = dict(daemon.query("SELECT sop_instance_uid, number FROM report"))
     older, newer = sorted(reports, key=lambda tags: numbers[tags["SOPInstanceUID"]])
@@ -192,3 +197,42 @@ def test_an_archive_that_rejects_our_ae_title_makes_deliveries_dead_at_once_and_
             assert has_all(orthanc, str(film.StudyInstanceUID))()
     finally:
         orthanc.stop()
+
+
+def test_names_in_every_character_set_come_back_as_they_went(site, tmp_path):
+    daemon, orthanc = site
+    studies = {}
+    for number, (name, (character_set, value)) in enumerate(NAMES.items()):
+        film = film_bytes(value, character_set, seed=10 + number)
+        studies[name] = str(pydicom.dcmread(BytesIO(film), specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+        forward(orthanc, [orthanc.post("/instances", film)["ID"]])
+    wait_until(lambda: delivered(daemon) == {"done": len(studies)}, 120, "the deliveries")
+    for name, study in studies.items():
+        for wanted in orthanc.post("/tools/lookup", study.encode()):
+            instances = orthanc.get(f"/studies/{wanted['ID']}/instances")
+            assert len(instances) == 4
+            for one in instances:
+                stored = pydicom.dcmread(BytesIO(orthanc.read(f"/instances/{one['ID']}/file")), stop_before_pixels=True)
+                raw = stored.get_item("PatientName")
+                assert raw.value == padded(NAMES[name][1]), (name, stored.SOPClassUID.name)
+                declared = stored.get("SpecificCharacterSet") or ""
+                assert (declared if isinstance(declared, str) else "\\".join(declared)) == NAMES[name][0]
+
+
+def test_dcmqrscp_takes_everything_and_finds_it_in_its_study(tmp_path):
+    archive = Dcmqrscp(tmp_path / "archive").start()
+    try:
+        with running(make_daemon(tmp_path / "home", archive.port, Dcmqrscp.ae_title)) as daemon:
+            film = dicom_radiograph(1, size=256)
+            send(archive.port, Dcmqrscp.ae_title, [film])
+            send(daemon.port, "MEDD", [film])
+            wait_until(lambda: delivered(daemon) == {"done": 1}, 60, "the delivery")
+        held = [
+            pydicom.dcmread(path, stop_before_pixels=True)
+            for path in archive.images.glob("*")
+            if path.name != "index.dat"
+        ]
+        assert sorted(one.SOPClassUID for one in held) == sorted([film.SOPClassUID, SR, SC, GSPS])
+        assert {one.StudyInstanceUID for one in held} == {film.StudyInstanceUID}
+    finally:
+        archive.stop()

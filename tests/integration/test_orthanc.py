@@ -53,8 +53,11 @@ class Orthanc:
         return False
 
     def get(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-            return json.load(answer)
+            return bytes(answer.read())
 
     def post(self, path: str, data: bytes) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
