@@ -1,4 +1,4 @@
-"""Writes ``docs/cli.md`` and ``docs/hooks.md`` from the code; a test checks that they are up to date."""
+"""Writes the pages of `PAGES` from the code; a test checks that they are up to date."""
 
 import inspect
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+from conformance import conformance
 
 from medd import hookspecs
 from medd.cli.main import app
@@ -51,7 +52,7 @@ def hooks() -> str:
     return text
 
 
-PAGES = {"cli.md": cli, "hooks.md": hooks}
+PAGES = {"cli.md": cli, "conformance.md": conformance, "hooks.md": hooks}
 
 
 def stale() -> list[str]:
