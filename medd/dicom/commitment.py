@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
-from pydicom import Dataset
+import pydicom
+from pydicom import DataElement, Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import Tag
 
 from medd.dicom.part10 import IMPLICIT_VR_LITTLE_ENDIAN
 from medd.errors import InputError
@@ -49,7 +51,7 @@ class Outcome:
 def request(transaction_uid: str, objects: Sequence[Reference]) -> Dataset:
     """The Action Information of an N-ACTION-RQ (PS3.4 table J.3-1)."""
     dataset = Dataset()
-    dataset.TransactionUID = transaction_uid
+    _set_uid(dataset, "TransactionUID", transaction_uid)
     dataset.ReferencedSOPSequence = [_item(one) for one in objects]
     return dataset
 
@@ -57,7 +59,7 @@ def request(transaction_uid: str, objects: Sequence[Reference]) -> Dataset:
 def report(outcome: Outcome) -> Dataset:
     """The Event Information of an N-EVENT-REPORT-RQ (PS3.4 table J.3-2)."""
     dataset = Dataset()
-    dataset.TransactionUID = outcome.transaction_uid
+    _set_uid(dataset, "TransactionUID", outcome.transaction_uid)
     if outcome.committed:
         dataset.ReferencedSOPSequence = [_item(one) for one in outcome.committed]
     if outcome.failed:
@@ -119,8 +121,15 @@ def decode(data: bytes, transfer_syntax_uid: str) -> Dataset:
 
 def _item(reference: Reference) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = reference
+    _set_uid(item, "ReferencedSOPClassUID", reference[0])
+    _set_uid(item, "ReferencedSOPInstanceUID", reference[1])
     return item
+
+
+def _set_uid(dataset: Dataset, keyword: str, uid: str) -> None:
+    # As it came: a UID with a leading zero is worth no warning here.
+    element = DataElement(Tag(keyword), "UI", uid, validation_mode=pydicom.config.IGNORE)
+    dataset.add(element)
 
 
 def _references(dataset: Dataset, keyword: str) -> list[Reference]:
@@ -132,8 +141,8 @@ def _references(dataset: Dataset, keyword: str) -> list[Reference]:
 
 def _uid(dataset: Dataset, keyword: str) -> str:
     uid = str(dataset.get(keyword) or "").strip(" \0")
-    # By its characters only (PS3.5 section 9.1): many a UID with a leading zero is in use.
-    if not 1 <= len(uid) <= 64 or not uid.isascii() or not uid.replace(".", "").isdigit():
+    # PS3.5 section 9.1, but for leading zeros: many a UID with them is in use.
+    if len(uid) > 64 or not uid.isascii() or not all(part.isdigit() for part in uid.split(".")):
         raise _unreadable(f"{keyword} is missing or no UID")
     return uid
 

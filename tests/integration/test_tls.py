@@ -373,7 +373,8 @@ def pacs(authority: Authority) -> Iterator[Callable[[str], int]]:
         context = server_context(own(authority, mutual=True, name=name), authority.folder)
         port = free_port()
         handlers = [(evt.EVT_C_ECHO, lambda _event: 0x0000)]
-        servers.append(entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context))
+        where = ("127.0.0.1", port)
+        servers.append(entity.start_server(where, block=False, evt_handlers=handlers, ssl_context=context))
         return port
 
     yield start

@@ -1,0 +1,739 @@
+"""Storage commitment (PS3.4 Annex J) with real peers, asked of us and asked by us: pynetdicom and Orthanc."""
+
+import json
+import queue
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, build_context, build_role, evt
+
+from medd import plugins
+from medd.deliver import commitment as deliver
+from medd.deliver.commitment import Reporter, ask
+from medd.dicom import commitment
+from medd.dicom.tls import server_context
+from medd.errors import TransientError
+from medd.ingest import admission
+from medd.ingest.commitment import CommitmentDesk
+from medd.ingest.intake import Intake
+from medd.ingest.listener import Listener
+from medd.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
+from medd.store import commitments as commitments_module
+from medd.store.commitments import ANSWER_S, Commitments, judge
+from medd.store.database import Database
+from medd.store.spool import Spool
+from medd.store.tables import commitment as table
+from medd.store.tables import sent
+from tests.certificates import Authority
+from tests.integration.test_listener import empty_database, exchange, films, mutate
+from tests.integration.test_orthanc import Orthanc
+from tests.support import (
+    DX,
+    EXPLICIT,
+    IMPLICIT,
+    RawSender,
+    associate_rq,
+    command_set,
+    free_port,
+    pdata,
+    uid_in,
+    wait_until,
+)
+
+#: pynetdicom forgets to close the socket of a peer that is not there.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+CONTEXTS = {1: (DX, (EXPLICIT,)), 3: (commitment.PUSH_MODEL, (IMPLICIT, EXPLICIT))}
+N_ACTION, N_EVENT_REPORT = 0x0130, 0x0100
+
+
+#: Rows that several processes claim and change: on both databases. All else is the same on either.
+BOTH = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)], indirect=True
+)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh database: SQLite, unless a test asks for `BOTH`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        (tmp_path / "medd.db").write_bytes(empty_database())
+        return f"sqlite:///{tmp_path / 'medd.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+class Site:
+    """A listener, and what the deliverer calls, in this process; the modality's and the archive's address are settings.
+
+    Args:
+        home: Of it.
+        database: Where its rows are.
+        peers: Of its settings.
+    """
+
+    def __init__(self, home: Path, database: Database, *peers: PeerSettings, port: int = 0) -> None:
+        self.database, self.spool = database, Spool(home / "spool")
+        self.spool.prepare()
+        self.settings = Settings(home=home, peer=peers, listener=ListenerSettings(port=port))
+        self._intake = Intake(database, self.spool, plugins.load_plugins(builtin=(admission,)))
+        desk = CommitmentDesk(database, self.spool, peers)
+        self.listener = Listener(self.settings.listener, self._intake, desk, home)
+        self.port = self.listener.port
+        self.listener.start()
+
+    def reporter(self, **destinations: PeerSettings) -> Reporter:
+        return Reporter(self.database, self.spool, self.settings, destinations)
+
+    def store(self, n: int) -> list[tuple[str, str]]:
+        """Send films; what was stored, as it is referred to."""
+        stored = []
+        with RawSender(self.port, CONTEXTS) as sender:
+            sender.associate()
+            for film in films(n):
+                assert sender.store(film, uid_in(film)) == (0x0000, "")
+                stored.append((DX, uid_in(film)))
+            sender.release()
+        return stored
+
+    def rows(self) -> list[tuple[str, str, str, str | None]]:
+        """Direction, peer, state and error of each transaction."""
+        c = table.c
+        with self.database.read() as connection:
+            columns = sa.select(c.direction, c.peer, c.state, c.error).order_by(c.id)
+            return [tuple(row) for row in connection.execute(columns)]
+
+    def age(self, seconds: float) -> None:
+        """Make every transaction older, and due."""
+        then = datetime.now(UTC) - timedelta(seconds=seconds)
+        with self.database.write() as connection:
+            connection.execute(table.update().values(created_at=then, available_at=then))
+
+    def close(self) -> None:
+        self.listener.stop()
+        self._intake.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Database) -> Iterator[Callable[..., Site]]:
+    started: list[Site] = []
+
+    def start(*peers: PeerSettings, **more: int) -> Site:
+        started.append(Site(tmp_path / "home", database, *peers, **more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+class Peer:
+    """A modality, or an archive, of pynetdicom: it hears N-EVENT-REPORT and N-ACTION on a port of its own."""
+
+    def __init__(self, ae_title: str = "ROOM1") -> None:
+        self.ae_title, self.port = ae_title, free_port()
+        self.reports: queue.Queue[tuple[int, Dataset]] = queue.Queue()
+        self.requests: queue.Queue[Dataset] = queue.Queue()
+        self.status = 0x0000
+        #: What is done after a request was answered, with the association and the request.
+        self.then: Callable[[Any, Dataset], None] | None = None
+        self._server: Any = None
+
+    @property
+    def settings(self) -> PeerSettings:
+        return PeerSettings(name="peer", host="127.0.0.1", port=self.port, ae_title=self.ae_title, timeout_s=5)
+
+    def start(self, *, offers: str = commitment.PUSH_MODEL, context: ssl.SSLContext | None = None) -> "Peer":
+        entity = AE(self.ae_title)
+        entity.require_called_aet = True
+        entity.add_supported_context(offers, scu_role=True, scp_role=True)
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._hear), (evt.EVT_N_ACTION, self._take)]
+        where = ("127.0.0.1", self.port)
+        self._server = entity.start_server(where, block=False, evt_handlers=handlers, ssl_context=context)
+        return self
+
+    def _hear(self, event: evt.Event) -> tuple[int, None]:
+        self.reports.put((event.event_type, event.event_information))
+        return self.status, None
+
+    def _take(self, event: evt.Event) -> tuple[int, None]:
+        self.requests.put(event.action_information)
+        if self.then is not None:
+            work = threading.Timer(0.2, self.then, (event.assoc, event.action_information))
+            work.daemon = True
+            work.start()
+        return self.status, None
+
+    def request(self, port: int, objects: list[tuple[str, str]], *, uid: str = "", stay_s: float = 0) -> int:
+        """Ask for storage commitment; the status. Stay on the association for a while, as some do."""
+        entity = AE(self.ae_title)
+        contexts = [build_context(commitment.PUSH_MODEL)]
+        handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
+        association = entity.associate("127.0.0.1", port, contexts, ae_title="MEDD", evt_handlers=handlers)
+        assert association.is_established
+        information = commitment.request(uid or generate_uid(), objects)
+        status, _ = association.send_n_action(information, 1, commitment.PUSH_MODEL, commitment.INSTANCE)
+        if stay_s:
+            wait_until(lambda: not self.reports.empty(), stay_s)
+            time.sleep(0.5)  # its answer to the report is to be sent before the release
+        association.release()
+        return int(status.Status)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+
+@pytest.fixture
+def room() -> Iterator[Peer]:
+    peer = Peer("ROOM1")
+    yield peer
+    peer.stop()
+
+
+@pytest.fixture
+def archive() -> Iterator[Peer]:
+    peer = Peer("ARCHIVE")
+    yield peer
+    peer.stop()
+
+
+def references(dataset: Dataset, keyword: str = "ReferencedSOPSequence") -> list[tuple[str, str]]:
+    items = dataset.get(keyword) or ()
+    return [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in items]
+
+
+def failures(dataset: Dataset) -> dict[str, int]:
+    return {item.ReferencedSOPInstanceUID: item.FailureReason for item in dataset.get("FailedSOPSequence") or ()}
+
+
+# Asked of us: a modality whose address is known -----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_modality_is_told_on_an_association_of_ours_that_all_is_kept(site: Callable[..., Site], room: Peer) -> None:
+    here = site(room.start().settings)
+    stored = here.store(3)
+    uid = generate_uid()
+    assert room.request(here.port, stored, uid=uid) == 0x0000
+    assert here.rows() == [("offered", "ROOM1", "waiting", None)]
+    assert here.reporter().run_once() == 1
+    event_type, told = room.reports.get(timeout=5)
+    assert (event_type, told.TransactionUID, references(told)) == (1, uid, stored)
+    assert "FailedSOPSequence" not in told
+    assert here.rows() == [("offered", "ROOM1", "done", None)]
+    assert here.reporter().run_once() == 0
+
+
+@BOTH
+def test_what_is_not_kept_is_told_with_its_reason(site: Callable[..., Site], room: Peer) -> None:
+    here = site(room.start().settings)
+    [kept, lost, other] = here.store(3)
+    with here.database.read() as connection:
+        query = sa.text("SELECT sha256, media_type FROM instance WHERE sop_instance_uid = :uid")
+        here.spool.path(*connection.execute(query, {"uid": lost[1]}).one()).unlink()
+    assert room.request(here.port, [kept, lost, (CT, other[1]), (DX, "1.2.03.4")]) == 0x0000
+    here.reporter().run_once()
+    event_type, told = room.reports.get(timeout=5)
+    with pydicom.config.disable_value_validation():  # of a UID with a leading zero, which we pass on as it came
+        told.decode()
+    assert event_type == 2
+    assert references(told) == [kept]
+    assert failures(told) == {lost[1]: 0x0112, other[1]: 0x0119, "1.2.03.4": 0x0112}
+
+
+def test_a_modality_that_is_away_is_told_when_it_is_back(
+    site: Callable[..., Site], room: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "backoff_s", lambda attempts: 0.2)
+    here = site(room.settings)
+    assert room.request(here.port, here.store(1)) == 0x0000
+    reporter = here.reporter()
+    reporter.run_once()
+    [(_, _, state, error)] = here.rows()
+    assert state == "waiting"
+    assert "does not answer" in str(error)
+    assert reporter.run_once() == 0, "not at once again"
+    room.start()
+    wait_until(reporter.run_once)
+    assert room.reports.get(timeout=5)[0] == 1
+    assert here.rows()[0][2] == "done"
+
+
+@pytest.mark.parametrize(("status", "state"), [(0x0110, "waiting"), (0x0115, "dead")])
+def test_a_report_that_the_modality_refuses_is_repeated_or_given_up(
+    site: Callable[..., Site], room: Peer, status: int, state: str
+) -> None:
+    room.status = status
+    here = site(room.start().settings)
+    with_one = here.store(1)
+    room.status = 0x0000
+    assert room.request(here.port, with_one) == 0x0000
+    room.status = status
+    here.reporter().run_once()
+    [(_, _, found, error)] = here.rows()
+    assert found == state
+    assert f"{status:#06x}" in str(error)
+
+
+def test_a_modality_that_does_not_take_reports_or_stays_away_too_long_is_given_up(
+    site: Callable[..., Site], room: Peer
+) -> None:
+    here = site(room.settings)
+    room.request(here.port, here.store(1))
+    here.age(73 * 3600)
+    here.reporter().run_once()
+    [(_, _, state, error)] = here.rows()
+    assert state == "dead"
+    assert "does not answer" in str(error)
+    room.start(offers="1.2.840.10008.1.1")
+    room.request(here.port, [(DX, "1.2.3")])
+    here.reporter().run_once()
+    assert here.rows()[1][2] == "dead"
+    assert "accepts none" in str(here.rows()[1][3])
+
+
+def test_requests_that_wait_for_one_modality_share_an_association(site: Callable[..., Site], room: Peer) -> None:
+    here = site(room.start().settings)
+    stored = here.store(4)
+    for one in stored:
+        assert room.request(here.port, [one]) == 0x0000
+    opened = []
+    room._server.bind(evt.EVT_ACCEPTED, opened.append)
+    assert here.reporter().run_once() == 4
+    told = [references(room.reports.get(timeout=5)[1]) for _ in stored]
+    assert sorted(told) == sorted([one] for one in stored)
+    assert len(opened) == 1
+
+
+@BOTH
+def test_two_reporters_tell_a_modality_once(site: Callable[..., Site], room: Peer) -> None:
+    here = site(room.start().settings)
+    stored = here.store(1)
+    for _ in range(10):
+        room.request(here.port, stored)
+    reporters = [threading.Thread(target=here.reporter().run_once) for _ in range(4)]
+    for thread in reporters:
+        thread.start()
+    for thread in reporters:
+        thread.join()
+    transactions = [room.reports.get(timeout=5)[1].TransactionUID for _ in range(10)]
+    assert len(set(transactions)) == 10
+    assert room.reports.empty()
+
+
+@BOTH
+def test_the_same_request_again_is_answered_again_and_a_stolen_transaction_is_refused(
+    site: Callable[..., Site], room: Peer
+) -> None:
+    here = site(room.start().settings)
+    stored = here.store(2)
+    uid = generate_uid()
+    for _ in range(2):
+        assert room.request(here.port, stored, uid=uid) == 0x0000
+        assert here.reporter().run_once() == 1
+        assert room.reports.get(timeout=5)[1].TransactionUID == uid
+    assert room.request(here.port, stored[:1], uid=uid) == 0x0115
+    assert Peer("ROOM2").request(here.port, stored, uid=uid) == 0x0115
+    assert len(here.rows()) == 1
+
+
+def test_a_modality_is_told_under_tls_where_its_settings_say_so(
+    site: Callable[..., Site], room: Peer, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, key="ec")
+    authority.issue("room")
+    context = server_context(TlsSettings(certificate="room.pem", key="room.key"), tmp_path)
+    trusted, distrusted = TlsSettings(ca=str(authority.certificate)), TlsSettings()
+    for tls, state in ((distrusted, "waiting"), (trusted, "done")):
+        here = site(room.settings.model_copy(update={"tls": tls, "host": "localhost"}))
+        if tls is distrusted:
+            room.start(context=context)
+            room.request(here.port, here.store(1))
+        else:
+            here.age(0)
+        here.reporter().run_once()
+        assert here.rows()[0][2] == state
+
+
+# Asked of us: a modality without an address ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 600], ids=["one object", "a report of many fragments"])
+def test_a_modality_that_no_setting_knows_is_told_on_its_own_association(
+    site: Callable[..., Site], room: Peer, n: int
+) -> None:
+    here = site()
+    stored = here.store(1)
+    asked = [*stored, *((DX, f"1.2.3.{number}") for number in range(1, n))]
+    assert room.request(here.port, asked, stay_s=5) == 0x0000
+    event_type, told = room.reports.get_nowait()
+    assert event_type == (1 if n == 1 else 2)
+    assert references(told) == stored
+    assert len(failures(told)) == n - 1
+    wait_until(lambda: here.rows() == [("offered", "ROOM1", "done", None)])
+
+
+def test_a_modality_that_no_setting_knows_and_that_hangs_up_at_once_is_given_up_with_the_reason(
+    site: Callable[..., Site],
+) -> None:
+    here = site()
+    dataset = commitment.encode(commitment.request("1.2.3", [(DX, "1.2.4")]), IMPLICIT)
+    with RawSender(here.port, CONTEXTS) as sender:
+        sender.associate()
+        sender.send(action(dataset))
+        assert status_of(sender.receive_response()) == 0x0000
+    assert here.reporter().run_once() == 0, "the answer may still come on the association"
+    here.age(61)
+    here.reporter().run_once()
+    assert here.rows() == [("offered", "RAW", "dead", "nobody to tell: no [[peer]] with AE title RAW")]
+
+
+# Asked of us: what is no request --------------------------------------------------------------------------------------
+
+
+def action(
+    dataset: bytes, *, sop_class: str = commitment.PUSH_MODEL, uid: str = commitment.INSTANCE, type_id: int = 1
+) -> bytes:
+    """An N-ACTION-RQ (PS3.7 section 10.3.5.1) in one P-DATA-TF for each of its two parts."""
+
+    def element(number: int, value: bytes) -> bytes:
+        value += b"\0" * (len(value) % 2)
+        return b"\0\0" + number.to_bytes(2, "little") + len(value).to_bytes(4, "little") + value
+
+    has_dataset = 0x0001 if dataset else 0x0101
+    numbers = {0x0100: N_ACTION, 0x0110: 7, 0x0800: has_dataset, 0x1008: type_id}
+    values = {number: value.to_bytes(2, "little") for number, value in numbers.items()}
+    values |= {0x0003: sop_class.encode(), 0x1001: uid.encode()}
+    group = b"".join(element(number, values[number]) for number in sorted(values))
+    command = element(0, len(group).to_bytes(4, "little")) + group
+    return pdata((3, 3, command)) + (pdata((3, 2, dataset)) if dataset else b"")
+
+
+def status_of(response: dict[int, bytes]) -> int:
+    return int.from_bytes(response[0x0900], "little")
+
+
+SOUND = commitment.encode(commitment.request("1.2.3", [(DX, "1.2.4")]), IMPLICIT)
+WITHOUT_OBJECTS = commitment.encode(commitment.request("1.2.3", []), IMPLICIT)
+NO_UID = SOUND.replace(b"1.2.4\0", b"1/2/4\0")
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (action(SOUND, sop_class="1.2.840.10008.1.1"), 0x0118),
+        (action(SOUND, uid="1.2.3"), 0x0112),
+        (action(SOUND, type_id=2), 0x0123),
+        (action(b""), 0x0115),
+        (action(SOUND[:30]), 0x0115),
+        (action(b"no dataset at all"), 0x0115),
+        (action(bytes(9 << 20)), 0x0115),
+        (action(WITHOUT_OBJECTS), 0x0115),
+        (action(NO_UID), 0x0115),
+    ],
+    ids=["class", "instance", "action", "nothing", "cut", "text", "too large", "no objects", "no UID"],
+)
+def test_what_is_no_request_is_refused_and_the_association_goes_on(
+    site: Callable[..., Site], message: bytes, status: int
+) -> None:
+    here = site()
+    with RawSender(here.port, CONTEXTS) as sender:
+        sender.associate()
+        sender.send(message)
+        response = sender.receive_response()
+        assert int.from_bytes(response[0x0100], "little") == N_ACTION | 0x8000
+        assert int.from_bytes(response[0x0120], "little") == 7
+        assert status_of(response) == status
+        assert here.rows() == []
+        sender.send(action(SOUND))
+        assert status_of(sender.receive_response()) == 0x0000
+    assert len(here.rows()) == 1
+
+
+def test_a_request_is_on_record_before_it_is_answered_or_fails(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = site()
+
+    def fail(*_: object, **__: object) -> None:
+        raise TransientError("database: away")
+
+    monkeypatch.setattr(Commitments, "offer", fail)
+    with RawSender(here.port, CONTEXTS) as sender:
+        sender.associate()
+        sender.send(action(SOUND))
+        assert status_of(sender.receive_response()) == 0x0110
+
+
+def test_a_hundred_mutated_requests_are_no_bug_of_ours(
+    site: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    stream = associate_rq(CONTEXTS) + action(SOUND)
+    for seed in range(100):
+        exchange(here.port, mutate(stream, random.Random(seed)))
+    with RawSender(here.port, CONTEXTS) as sender:
+        sender.associate()
+        sender.send(action(SOUND.replace(b"1.2.3", b"1.2.9")))
+        assert status_of(sender.receive_response()) == 0x0000
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_response_that_nobody_asked_for_ends_the_association(site: Callable[..., Site]) -> None:
+    with RawSender(site().port, CONTEXTS) as sender:
+        sender.associate()
+        response = command_set(N_EVENT_REPORT | 0x8000, 1, commitment.PUSH_MODEL)
+        sender.send(pdata((3, 3, response.replace(b"\x10\x01\x02", b"\x20\x01\x02"))))
+        assert sender.receive_pdu()[0] == 7
+
+
+def test_an_instance_in_the_spool_of_another_host_counts_as_kept(site: Callable[..., Site]) -> None:
+    here = site()
+    [one] = here.store(1)
+    with here.database.write() as connection:
+        connection.execute(sa.text("UPDATE job SET spool = 'another'"))
+    for path in here.spool.root.glob("??/*.dcm"):
+        path.unlink()
+    assert judge(here.database, here.spool, "1.2", [one]).committed == (one,)
+
+
+def test_a_listener_without_a_desk_does_not_accept_the_context(tmp_path: Path, database: Database) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    intake = Intake(database, spool, plugins.load_plugins(builtin=(admission,)))
+    listener = Listener(ListenerSettings(port=0), intake)
+    listener.start()
+    try:
+        with RawSender(listener.port, CONTEXTS) as sender:
+            answers = sender.associate()
+        assert (answers[1][0], answers[3][0]) == (0, 3)
+    finally:
+        listener.stop()
+        intake.close()
+
+
+# Asked by us ----------------------------------------------------------------------------------------------------------
+
+
+def sent_rows(database: Database, objects: list[tuple[str, str]], destination: str = "pacs") -> None:
+    with database.write() as connection:
+        for sop_class_uid, uid in objects:
+            row = {
+                "destination": destination,
+                "object": uid,
+                "sop_class_uid": sop_class_uid,
+                "study": "1.2",
+                "number": 1,
+            }
+            connection.execute(sent.insert().values(**row, at=datetime.now(UTC), answer="0x0000"))
+
+
+def committed(database: Database) -> dict[str, bool | None]:
+    with database.read() as connection:
+        return {row.object: row.committed for row in connection.execute(sa.select(sent.c.object, sent.c.committed))}
+
+
+OBJECTS = [(DX, "1.2.3.1"), (DX, "1.2.3.2"), (CT, "1.2.3.3")]
+
+
+def answer_on(association: Any, outcome: commitment.Outcome) -> int:
+    information = commitment.report(outcome)
+    status, _ = association.send_n_event_report(
+        information, outcome.event_type, commitment.PUSH_MODEL, commitment.INSTANCE
+    )
+    return int(status.Status)
+
+
+def answer_by_calling(port: int, outcome: commitment.Outcome, *, negotiates: bool = True) -> int:
+    """An archive's report on an association of its own, in which it is SCP though it calls."""
+    entity = AE("ARCHIVE")
+    roles = [build_role(commitment.PUSH_MODEL, scp_role=True)] if negotiates else []
+    contexts = [build_context(commitment.PUSH_MODEL)]
+    association = entity.associate("127.0.0.1", port, contexts, ae_title="MEDD", ext_neg=roles)
+    assert association.is_established
+    [context] = association.accepted_contexts
+    assert context.as_scp is negotiates
+    status = answer_on(association, outcome)
+    association.release()
+    return status
+
+
+def test_an_archive_that_answers_at_once_is_believed_at_once(site: Callable[..., Site], archive: Peer) -> None:
+    here = site()
+    sent_rows(here.database, OBJECTS)
+    statuses = []
+
+    def answer(association: Any, request: Dataset) -> None:
+        outcome = commitment.Outcome(request.TransactionUID, tuple(references(request)))
+        statuses.append(answer_on(association, outcome))
+
+    archive.then = answer
+    began = time.monotonic()
+    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 20)
+    assert time.monotonic() - began < 10, "it does not wait longer than for the answer"
+    assert references(archive.requests.get_nowait()) == OBJECTS
+    assert committed(here.database) == dict.fromkeys(("1.2.3.1", "1.2.3.2", "1.2.3.3"), True)
+    assert here.rows() == [("asked", "pacs", "done", None)]
+    wait_until(lambda: statuses == [0x0000])
+
+
+@BOTH
+@pytest.mark.parametrize("negotiates", [True, False], ids=["with roles", "without roles"])
+def test_an_archive_that_answers_later_is_heard_by_the_listener(
+    site: Callable[..., Site], archive: Peer, caplog: pytest.LogCaptureFixture, negotiates: bool
+) -> None:
+    here = site()
+    sent_rows(here.database, OBJECTS)
+    sent_rows(here.database, [(DX, "1.2.3.1")], "another")
+    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 0.1)
+    assert here.rows() == [("asked", "pacs", "waiting", None)]
+    uid = archive.requests.get_nowait().TransactionUID
+    outcome = commitment.Outcome(uid, (OBJECTS[0],), ((OBJECTS[1], 0x0112),))
+    assert answer_by_calling(here.port, outcome, negotiates=negotiates) == 0x0000
+    with here.database.read() as connection:
+        columns = sa.select(sent.c.destination, sent.c.object, sent.c.committed)
+        found = {(one.destination, one.object): one.committed for one in connection.execute(columns)}
+    assert found == {
+        ("pacs", "1.2.3.1"): True,
+        ("pacs", "1.2.3.2"): False,
+        ("pacs", "1.2.3.3"): False,  # not mentioned, so not promised
+        ("another", "1.2.3.1"): None,
+    }
+    [(_, _, state, error)] = here.rows()
+    assert state == "done"
+    assert error == "2 of 3 objects are not kept: 1.2.3.2 (0x0112), 1.2.3.3 (not mentioned)"
+    assert error in caplog.messages
+
+
+def test_an_answer_to_nothing_that_we_asked_is_refused(site: Callable[..., Site]) -> None:
+    here = site()
+    assert answer_by_calling(here.port, commitment.Outcome("1.2.3.4", (OBJECTS[0],))) == 0x0115
+    assert here.rows() == []
+
+
+def test_an_archive_that_does_not_offer_it_is_on_record_as_such(
+    site: Callable[..., Site], archive: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    sent_rows(here.database, OBJECTS)
+    ask(here.database, "pacs", archive.start(offers="1.2.840.10008.1.1").settings, "MEDD", OBJECTS, None)
+    [(_, _, state, error)] = here.rows()
+    assert state == "dead"
+    assert "accepts none" in str(error)
+    assert any("accepts none" in line for line in caplog.messages)
+    assert set(committed(here.database).values()) == {None}
+
+
+def test_an_archive_that_is_away_is_asked_again_under_the_same_transaction(
+    site: Callable[..., Site], archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "backoff_s", lambda attempts: 0.2)
+    monkeypatch.setattr(deliver, "WAIT_S", 0.1)
+    here = site()
+    ask(here.database, "pacs", archive.settings, "MEDD", OBJECTS, None)
+    assert here.rows()[0][2] == "waiting"
+    archive.start()
+    reporter = here.reporter(pacs=archive.settings)
+    wait_until(reporter.run_once)
+    assert references(archive.requests.get(timeout=5)) == OBJECTS
+    assert here.rows() == [("asked", "pacs", "waiting", None)]
+    assert reporter.run_once() == 0
+
+
+@BOTH
+def test_an_archive_that_never_answers_is_given_up_after_a_day_and_believed_even_then(
+    site: Callable[..., Site], archive: Peer
+) -> None:
+    here = site()
+    sent_rows(here.database, OBJECTS)
+    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 0.1)
+    here.age(ANSWER_S + 1)
+    here.reporter().run_once()
+    assert here.rows() == [("asked", "pacs", "dead", "no answer within a day")]
+    uid = archive.requests.get_nowait().TransactionUID
+    assert answer_by_calling(here.port, commitment.Outcome(uid, tuple(OBJECTS))) == 0x0000
+    assert set(committed(here.database).values()) == {True}
+    assert here.rows() == [("asked", "pacs", "done", None)]
+
+
+@BOTH
+def test_a_claim_that_dies_with_its_process_comes_back(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitments_module, "CLAIM_S", 0.3)
+    commitments = Commitments(site().database)
+    commitments.offer("1.2.3", "ROOM1", OBJECTS)
+    [first] = commitments.claim(10)
+    assert commitments.claim(10) == []
+    [second] = wait_until(lambda: commitments.claim(10))
+    assert (first.id, first.attempts, second.attempts) == (second.id, 1, 2)
+    assert second.objects == tuple(OBJECTS)
+
+
+# Orthanc --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.peers
+def test_orthanc_asks_us_and_is_told(tmp_path: Path, site: Callable[..., Site]) -> None:
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    try:
+        dicom_port = orthanc.get("/system")["DicomPort"]
+        there = PeerSettings(name="orthanc", host="127.0.0.1", port=dicom_port, ae_title="ORTHANC", timeout_s=10)
+        here = site(there, port=port)
+        stored = here.store(2)
+        body = {"DicomInstances": [list(one) for one in [*stored, (DX, "1.2.3.4")]]}
+        asked = orthanc.post("/modalities/medd/storage-commitment", json.dumps(body).encode())
+        assert orthanc.get(asked["Path"])["Status"] == "Pending"
+        assert here.reporter().run_once() == 1
+        told = orthanc.get(asked["Path"])
+        assert told["Status"] == "Failure"
+        assert {one["SOPInstanceUID"] for one in told["Success"]} == {uid for _, uid in stored}
+        [failure] = told["Failures"]
+        assert failure["SOPInstanceUID"] == "1.2.3.4"
+        assert "was not available" in failure["Description"]  # its words for 0x0112
+        assert here.rows() == [("offered", "ORTHANC", "done", None)]
+        body = {"DicomInstances": [list(one) for one in stored]}
+        asked = orthanc.post("/modalities/medd/storage-commitment", json.dumps(body).encode())
+        here.reporter().run_once()
+        assert orthanc.get(asked["Path"])["Status"] == "Success"
+    finally:
+        orthanc.stop()
+
+
+@pytest.mark.peers
+def test_orthanc_is_asked_and_tells_our_listener(tmp_path: Path, site: Callable[..., Site]) -> None:
+    from medd.testing import cheap_series
+
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    try:
+        here = site(port=port)
+        objects = []
+        for film in cheap_series(2, rows=32, columns=32):
+            orthanc.post("/instances", film)
+            objects.append((DX, uid_in(film)))
+        objects.append((DX, "1.2.3.4"))
+        sent_rows(here.database, objects)
+        dicom_port = orthanc.get("/system")["DicomPort"]
+        there = PeerSettings(name="orthanc", host="127.0.0.1", port=dicom_port, ae_title="ORTHANC", timeout_s=10)
+        ask(here.database, "pacs", there, "MEDD", objects, None)
+        wait_until(lambda: here.rows()[0][2] == "done", what="Orthanc's report")
+        assert committed(here.database) == {objects[0][1]: True, objects[1][1]: True, "1.2.3.4": False}
+        assert "1.2.3.4 (0x0112)" in str(here.rows()[0][3])
+    finally:
+        orthanc.stop()
