@@ -90,7 +90,11 @@ class Dcmqrscp:
             environment = os.environ | {"TCP_NODELAY": "1"}
             # A group of its own: it forks a process for each association.
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        wait_until(lambda: answers_echo(self.port, self.ae_title), what="dcmqrscp's start")
+        try:
+            wait_until(lambda: answers_echo(self.port, self.ae_title), what="dcmqrscp's start")
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def hold(self, datasets: Iterable[Dataset]) -> None:
@@ -164,7 +168,11 @@ class OrthancArchive:
             command = [self._program, str(self.folder / "orthanc.json")]
             environment = os.environ | {"TCP_NODELAY": "1"}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        wait_until(self._is_up, what="Orthanc's start")
+        try:
+            wait_until(self._is_up, what="Orthanc's start")
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def _is_up(self) -> bool:
