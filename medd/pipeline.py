@@ -21,6 +21,7 @@ from medd import plugins
 from medd.deliver import kinds
 from medd.errors import SettingsError
 from medd.ingest import admission
+from medd.ingest.commitment import CommitmentDesk
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.ingest.pull import open_source
@@ -168,7 +169,8 @@ def build_receiver(settings: Settings) -> Receiver:
     intake = build_intake(settings, database)
     sources = [(pull, open_source(settings, pull.source, intake, database)) for pull in settings.pull]
     pulls = ScheduledPulls(sources, database)
-    listener = Listener(settings.listener, intake)
+    desk = CommitmentDesk(database, open_spool(settings), settings.peer)
+    listener = Listener(settings.listener, intake, desk, settings.home)
     inboxes = tuple(Inbox(inbox, settings.under_home(inbox.path), intake) for inbox in settings.inbox)
     return Receiver(
         intake, listener, inboxes, pulls, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}"
@@ -245,19 +247,23 @@ def build_deliverer(settings: Settings) -> "Deliverer":
     """
     # Late: pydicom and pynetdicom are heavy, and only this process needs them.
     from medd.deliver.build import build_destinations
-    from medd.deliver.objects import ReportObjects
+    from medd.deliver.commitment import Reporter, planner
+    from medd.deliver.objects import ReportObjects, codes_of
     from medd.deliver.stage import Deliverer
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.deliver
     destinations = build_destinations(settings, plugins.destinations(manager))
-    codes = {label: code for spec in plugins.classifiers(manager) for label, code in spec.codes.items()}
+    spool, codes = open_spool(settings), codes_of(plugins.classifiers(manager))
+    committing = {name: one.own for name, one in destinations.items() if getattr(one.own, "commitment", False)}
     return Deliverer(
         Deliveries(database, f"{node_id(settings)}:deliver", wanted.lease_s),
         destinations,
-        open_spool(settings),
+        spool,
         lambda report: ReportObjects(report, codes),
         manager,
         threads=wanted.threads,
         poll_s=wanted.poll_s,
         give_up_after_s=wanted.give_up_after_h * 3600,
+        on_sent=planner(database, committing),
+        rounds=Reporter(database, spool, settings, committing).run_once,
     )

@@ -7,13 +7,17 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
+from sqlalchemy import Connection
 
+from medd.deliver.destination import Sent
 from medd.dicom import commitment
 from medd.dicom.network import associate
 from medd.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -64,43 +68,102 @@ def ask(
     """
     if objects:
         commitments = Commitments(database)
-        _ask(commitments, commitments.ask(destination_name, objects), peer, calling_ae, tls, wait_s)
+        _ask(commitments, [commitments.ask(destination_name, objects)], peer, calling_ae, tls, wait_s)
+
+
+def planner(
+    database: Database, destinations: Mapping[str, PeerSettings]
+) -> Callable[[Connection, str, Sequence[Sent]], None]:
+    """What notes, in the transaction of a delivery, that a destination is to be asked for what it acknowledged.
+
+    Args:
+        database: Where it is put on record.
+        destinations: Those that are asked, by name.
+    """
+    commitments = Commitments(database)
+
+    def plan(connection: Connection, name: str, taken: Sequence[Sent]) -> None:
+        objects = [(one.sop_class_uid, one.object) for one in taken if one.sop_class_uid]
+        if name in destinations and objects:
+            commitments.plan(connection, name, objects)
+
+    return plan
 
 
 def _ask(
     commitments: Commitments,
-    row: Commitment,
+    rows: Sequence[Commitment],
     peer: PeerSettings,
     calling_ae: str,
     tls: ssl.SSLContext | None,
-    wait_s: float = WAIT_S,
+    wait_s: float | None = None,
 ) -> None:
-    answered = threading.Event()
+    """Ask a destination for several transactions on one association, and wait there for its answers to them."""
+    unanswered = {row.transaction_uid for row in rows}
+    all_answered = threading.Event()
+
+    def forget(transaction_uid: str) -> None:
+        unanswered.discard(transaction_uid)
+        if not unanswered:
+            all_answered.set()
 
     def hear(event: evt.Event) -> tuple[int, None]:
         try:
-            known = commitments.settle(commitment.read_report(event.event_information))
+            outcome = commitment.read_report(event.event_information)
+            if not commitments.settle(outcome):
+                return _INVALID_ARGUMENT_VALUE, None
         except InputError:
-            known = False
+            return _INVALID_ARGUMENT_VALUE, None
         except TransientError:
             return _PROCESSING_FAILURE, None
-        answered.set()
-        return _SUCCESS if known else _INVALID_ARGUMENT_VALUE, None
+        forget(outcome.transaction_uid)
+        return _SUCCESS, None
 
-    handlers = [(evt.EVT_N_EVENT_REPORT, hear)]
-    try:
-        with associate(peer, calling_ae, _contexts(), tls=tls, handlers=handlers) as association:
-            information = commitment.request(row.transaction_uid, row.objects)
-            answer = association.send_n_action(
-                information, commitment.REQUEST, commitment.PUSH_MODEL, commitment.INSTANCE
-            )
+    def request(association: Association, row: Commitment) -> None:
+        information = commitment.request(row.transaction_uid, row.objects)
+        answer = association.send_n_action(information, commitment.REQUEST, commitment.PUSH_MODEL, commitment.INSTANCE)
+        try:
             _check(answer[0], f"{peer.name}: N-ACTION")
-            commitments.again(row.id, ANSWER_S - row.age_s, None)
-            answered.wait(wait_s)
+        except PeerRefused:
+            forget(row.transaction_uid)
+            raise
+        commitments.again(row.id, ANSWER_S - row.age_s, None)
+
+    def listen(_association: Association) -> None:
+        all_answered.wait(WAIT_S if wait_s is None else wait_s)
+
+    how: dict[str, Any] = {"tls": tls, "handlers": [(evt.EVT_N_EVENT_REPORT, hear)]}
+    _in_turn(commitments, rows, partial(associate, peer, calling_ae, _contexts(), **how), request, ANSWER_S, listen)
+
+
+def _in_turn(
+    commitments: Commitments,
+    rows: Sequence[Commitment],
+    connect: Callable[[], AbstractContextManager[Association]],
+    do: Callable[[Association, Commitment], None],
+    give_up_after_s: float,
+    at_last: Callable[[Association], None] = lambda _association: None,
+) -> None:
+    """Do something for each row on one association; what fails is on record, and tried again where that may help."""
+    waiting = list(rows)
+    try:
+        with connect() as association:
+            while waiting:
+                try:
+                    do(association, waiting[0])
+                except PeerRefused as error:  # of this transaction; it may well take the next
+                    _note(commitments.bury, waiting[0], str(error))
+                del waiting[0]
+            at_last(association)
     except TransientError as error:
-        _note(commitments.again, row, backoff_s(row.attempts), str(error))
+        for row in waiting:
+            if row.age_s > give_up_after_s:
+                _note(commitments.bury, row, str(error))
+            else:
+                _note(commitments.again, row, backoff_s(row.attempts), str(error))
     except PeerRefused as error:
-        _note(commitments.bury, row, str(error))
+        for row in waiting:
+            _note(commitments.bury, row, str(error))
 
 
 class Reporter:
@@ -149,11 +212,7 @@ class Reporter:
             return row.direction, row.peer
 
         for (direction, name), some in groupby(sorted(rows, key=whom), key=whom):
-            if direction == "offered":
-                self._report(name, list(some))
-            else:
-                for row in some:
-                    self._look_after(row)
+            (self._report if direction == "offered" else self._look_after)(name, list(some))
         return len(rows)
 
     def _report(self, ae_title: str, rows: list[Commitment]) -> None:
@@ -162,47 +221,37 @@ class Reporter:
             for row in rows:
                 _note(self._commitments.bury, row, f"nobody to tell: no [[peer]] with AE title {ae_title}")
             return
-        waiting = list(rows)
-        # We call, but it is us who provide the service (PS3.4 section J.2, PS3.7 section D.3.3.4).
-        roles = [build_role(commitment.PUSH_MODEL, scp_role=True)]
-        tls = self._tls.get(id(peer))
-        try:
-            with associate(peer, self._calling_ae, _contexts(), tls=tls, negotiation=roles) as association:
-                while waiting:
-                    self._tell(association, peer, waiting[0])
-                    del waiting[0]
-        except TransientError as error:
-            for row in waiting:
-                if row.age_s > self._give_up_after_s:
-                    _note(self._commitments.bury, row, str(error))
-                else:
-                    _note(self._commitments.again, row, backoff_s(row.attempts), str(error))
-        except PeerRefused as error:
-            for row in waiting:
-                _note(self._commitments.bury, row, str(error))
 
-    def _tell(self, association: Association, peer: PeerSettings, row: Commitment) -> None:
-        outcome = judge(self._database, self._spool, row.transaction_uid, row.objects)
-        answer = association.send_n_event_report(
-            commitment.report(outcome), outcome.event_type, commitment.PUSH_MODEL, commitment.INSTANCE
-        )
-        try:
+        def tell(association: Association, row: Commitment) -> None:
+            outcome = judge(self._database, self._spool, row.transaction_uid, row.objects)
+            answer = association.send_n_event_report(
+                commitment.report(outcome), outcome.event_type, commitment.PUSH_MODEL, commitment.INSTANCE
+            )
             _check(answer[0], f"{peer.name}: N-EVENT-REPORT")
-        except PeerRefused as error:  # of this transaction; it may well take the next
-            _note(self._commitments.bury, row, str(error))
-            return
-        self._commitments.done(row.id)
-        fields = {"event": "commitment.reported", "peer": row.peer, "count": len(row.objects)}
-        log.info("told of %d objects kept, %d not", len(outcome.committed), len(outcome.failed), extra=fields)
+            self._commitments.done(row.id)
+            fields = {"event": "commitment.reported", "peer": row.peer, "count": len(row.objects)}
+            log.info("told of %d objects kept, %d not", len(outcome.committed), len(outcome.failed), extra=fields)
 
-    def _look_after(self, row: Commitment) -> None:
-        peer = self._destinations.get(row.peer)
-        if row.age_s >= ANSWER_S:
-            _note(self._commitments.bury, row, "no answer within a day")
-        elif peer is not None:
-            _ask(self._commitments, row, peer, self._calling_ae, self._tls.get(id(peer)))
-        else:
-            self._commitments.again(row.id, ANSWER_S - row.age_s, "not asked: the destination was away")
+        # We call, but it is us who provide the service (PS3.4 section J.2, PS3.7 section D.3.3.4).
+        how: dict[str, Any] = {
+            "tls": self._tls.get(id(peer)),
+            "negotiation": [build_role(commitment.PUSH_MODEL, scp_role=True)],
+        }
+        connect = partial(associate, peer, self._calling_ae, _contexts(), **how)
+        _in_turn(self._commitments, rows, connect, tell, self._give_up_after_s)
+
+    def _look_after(self, destination: str, rows: list[Commitment]) -> None:
+        peer = self._destinations.get(destination)
+        asked = []
+        for row in rows:
+            if row.age_s >= ANSWER_S:
+                _note(self._commitments.bury, row, "no answer within a day")
+            elif peer is not None:
+                asked.append(row)
+            else:
+                self._commitments.again(row.id, ANSWER_S - row.age_s, "not asked: the destination was away")
+        if peer is not None and asked:
+            _ask(self._commitments, asked, peer, self._calling_ae, self._tls.get(id(peer)))
 
 
 def _contexts() -> list[Any]:

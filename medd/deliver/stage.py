@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pluggy
+from sqlalchemy import Connection
 
 from medd import plugins
 from medd.deliver.destination import Destination, Objects, Sent
@@ -40,7 +41,7 @@ class Deliverer:
         threads: Studies sent at one time.
         poll_s: Seconds between looks at an empty outbox.
         give_up_after_s: Seconds of failure after which a delivery is dead.
-        after_sent: Called with the destination and what it acknowledged, once that is committed.
+        on_sent: Called with a destination's name and what it acknowledged, in the transaction that keeps that.
         rounds: Called every few seconds.
     """
 
@@ -55,13 +56,13 @@ class Deliverer:
         threads: int = 4,
         poll_s: float = 0.5,
         give_up_after_s: float = 72 * 3600,
-        after_sent: Callable[[Destination, list[Sent]], None] = lambda _to, _sent: None,
+        on_sent: Callable[[Connection, str, list[Sent]], None] = lambda _connection, _name, _taken: None,
         rounds: Callable[[], object] = lambda: None,
     ) -> None:
         self._deliveries, self._destinations, self._spool = deliveries, destinations, spool
         self._make_objects, self._manager = make_objects, manager
         self._threads, self._poll_s, self._give_up_after_s = threads, poll_s, give_up_after_s
-        self._after_sent, self._rounds = after_sent, rounds
+        self._on_sent, self._rounds = on_sent, rounds
         self._stop = threading.Event()
         self._guard = threading.Lock()
         self._held: dict[int, Delivery] = {}
@@ -155,10 +156,9 @@ class Deliverer:
         with self._deliveries.database.write() as connection:
             if report is not None:
                 record_sent(connection, claimed.study, report.number, claimed.destination, taken)
+                self._on_sent(connection, claimed.destination, taken)
             if failure is None:
                 self._deliveries.finish(connection, claimed)
-        if taken:
-            self._after_sent(self._destinations[claimed.destination], taken)
         fields = {"event": "delivery.sent", "delivery": claimed.id, "destination": claimed.destination}
         if failure is None:
             with self._guard:

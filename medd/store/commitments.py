@@ -91,6 +91,11 @@ class Commitments:
             again = {"state": "waiting", "attempts": 0, "available_at": from_now(self.database, delay_s)}
             connection.execute(commitment.update().where(c.id == known.id).values(**again))
 
+    def plan(self, connection: Connection, destination: str, objects: Sequence[Reference]) -> None:
+        """Note, in the transaction of what a destination has acknowledged, that it is to be asked for it."""
+        transaction_uid = f"2.25.{uuid.uuid4().int}"
+        self._insert(connection, transaction_uid, "asked", destination, [list(one) for one in objects], 0)
+
     def ask(self, destination: str, objects: Sequence[Reference]) -> Commitment:
         """Note what we are about to ask of a destination; claimed for us."""
         transaction_uid = f"2.25.{uuid.uuid4().int}"

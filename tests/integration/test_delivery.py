@@ -236,3 +236,22 @@ def test_dcmqrscp_takes_everything_and_finds_it_in_its_study(tmp_path):
         assert {one.StudyInstanceUID for one in held} == {film.StudyInstanceUID}
     finally:
         archive.stop()
+
+
+def test_an_archive_is_asked_to_take_responsibility_for_what_it_was_sent(tmp_path):
+    dicom_port = free_port()
+    daemon = make_daemon(tmp_path / "home", dicom_port, more="commitment = true\n")
+    orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port)
+    try:
+        with running(daemon):
+            film = dicom_radiograph(1, size=256)
+            forward(orthanc, store(orthanc, film, folder=tmp_path))
+            wait_until(lambda: delivered(daemon) == {"done": 1}, 60, "the delivery")
+            wait_until(
+                lambda: daemon.query("SELECT committed, count(*) FROM sent GROUP BY committed") == [(1, 3)],
+                60,
+                "the commitment",
+            )
+            assert daemon.query("SELECT direction, state FROM commitment") == [("asked", "done")]
+    finally:
+        orthanc.stop()
