@@ -47,6 +47,7 @@ _CODES = {
 _CLASSIC = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 7 12.1 12.2").split()
 )
+#: And below it those of several frames.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 #: Not in the table, and never asked for by an image: whom an identifier comes from, and what signatures refer to.
 _ISSUERS = frozenset((0x00100024, 0x00080051, 0x4FFE0001))
@@ -141,7 +142,9 @@ def burnt_in(dataset: Dataset, *, secondary_captures: bool = False) -> str:
     says = str(dataset.get("BurnedInAnnotation") or "").upper()
     if says == "YES":
         return "it says that text is burnt in (0028,0301)"
-    if says != "NO" and dataset.get("SOPClassUID") == _SECONDARY_CAPTURE and not secondary_captures:
+    sop_class = str(dataset.get("SOPClassUID", ""))
+    is_capture = sop_class == _SECONDARY_CAPTURE or sop_class.startswith(f"{_SECONDARY_CAPTURE}.")
+    if says != "NO" and is_capture and not secondary_captures:
         return "it is a Secondary Capture that does not say that no text is burnt in (0028,0301)"
     return ""
 

@@ -160,14 +160,16 @@ def _existing(folder: Path) -> Path:
 
 
 def _writable(name: str, folder: Path) -> Finding:
-    there = _existing(folder)
-    probe = there / f".probe-{secrets.token_hex(4)}"
     try:
+        there = _existing(folder)
+        if folder.exists() and there != folder:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        probe = there / f".probe-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         advice = f"let the user that runs medd ({os.geteuid()}) write there"
-        return Finding(State.FAIL, name, f"{there} cannot be written: {error.strerror}", advice)
+        return Finding(State.FAIL, name, f"{folder} cannot be written: {error.strerror}", advice)
     return Finding(State.OK, name, f"{folder} can be written" if there == folder else f"{folder} can be made")
 
 

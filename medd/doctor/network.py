@@ -45,7 +45,7 @@ def check_listener(settings: Settings) -> Iterator[Finding]:
     if wanted.port == 0:
         yield Finding(State.OK, "listener", f"{wanted.host}, any free port{near}")
     elif taken == errno.EADDRINUSE and runs:
-        yield from _ask_ourselves(settings, f"{where} is served by medd{near}")
+        yield from _ask_ourselves(settings, f"{where} is served by medd", near)
     elif taken == errno.EADDRINUSE:
         advice = "set listener.port, or stop that program"
         yield Finding(State.FAIL, "listener", f"{where} is taken, and not by a medd of this home", advice)
@@ -63,10 +63,10 @@ def check_listener(settings: Settings) -> Iterator[Finding]:
         yield Finding(State.OK, "listener", f"{where} is free; medd does not run{near}")
 
 
-def _ask_ourselves(settings: Settings, found: str) -> Iterator[Finding]:
+def _ask_ourselves(settings: Settings, found: str, near: str) -> Iterator[Finding]:
     wanted = settings.listener
     if wanted.tls.certificate:  # its clients need a certificate of their own, which we do not have
-        yield Finding(State.OK, "listener", f"{found}, with TLS")
+        yield Finding(State.OK, "listener", f"{found}, with TLS{near}")
         return
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(wanted.host, wanted.host)
     me = PeerSettings(name="listener", host=host, port=wanted.port, ae_title=wanted.ae_title, timeout_s=TIMEOUT_S)
@@ -77,7 +77,7 @@ def _ask_ourselves(settings: Settings, found: str) -> Iterator[Finding]:
     except TransientError as error:
         yield Finding(State.FAIL, "listener", f"{found}, but: {error}", "look at its log; start it again")
     else:
-        yield Finding(State.OK, "listener", f"{found} and answers C-ECHO")
+        yield Finding(State.OK, "listener", f"{found} and answers C-ECHO{near}")
 
 
 def _receiver_runs(settings: Settings) -> bool:

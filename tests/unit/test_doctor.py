@@ -158,6 +158,11 @@ def test_a_folder_that_cannot_be_written_fails(loaded, monkeypatch):
         assert (finding.state, "Read-only" in finding.found) == (State.FAIL, True)
 
 
+def test_a_file_in_place_of_the_spool_fails(loaded):
+    (loaded.home / "spool").write_text("")
+    assert one(host.check_spool(loaded)).state is State.FAIL
+
+
 @pytest.mark.parametrize(
     ("free_gib", "total_gib", "state"), [(100, 500, "OK"), (40, 500, "WARN"), (4, 10, "WARN"), (0.5, 10, "FAIL")]
 )

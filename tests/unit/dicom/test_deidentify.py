@@ -1,5 +1,6 @@
 """De-identification, held against what PS3.15 table E.1-1 says of the attributes that matter most."""
 
+import subprocess
 from io import BytesIO
 
 import pytest
@@ -11,6 +12,7 @@ from medd.dicom.pseudonyms import Pseudonyms
 from medd.errors import InputError, NotAssessable
 from medd.imaging import load
 from medd.testing import dicom_radiograph
+from tests.support import require
 
 NAMES = Pseudonyms(b"k" * 32)
 SECRET = "SECRET"
@@ -234,9 +236,12 @@ def test_an_object_that_says_that_text_is_burnt_in_is_refused():
         deidentify_file(encoded(film(BurnedInAnnotation="YES")), NAMES, "P1")
 
 
+@pytest.mark.parametrize(
+    "kind", [uid.SecondaryCaptureImageStorage, uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage]
+)
 @pytest.mark.parametrize(("says", "refused"), [("NO", False), (None, True), ("", True), ("YES", True)])
-def test_a_secondary_capture_has_to_say_that_no_text_is_burnt_in(says, refused):
-    dataset = film(BurnedInAnnotation=says, SOPClassUID=uid.SecondaryCaptureImageStorage)
+def test_a_secondary_capture_has_to_say_that_no_text_is_burnt_in(says, refused, kind):
+    dataset = film(BurnedInAnnotation=says, SOPClassUID=kind)
     assert bool(burnt_in(dataset)) is refused
     assert bool(burnt_in(dataset, secondary_captures=True)) is (says == "YES")
 
@@ -255,3 +260,19 @@ def test_what_cannot_be_read_is_refused_without_quoting_it(data):
     with pytest.raises(InputError) as refusal:
         deidentify_file(data, NAMES, "P1")
     assert "SECRETSECRET" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", [uid.VLEndoscopicImageStorage, uid.ComputedRadiographyImageStorage])
+def test_other_objects_need_not_say_whether_text_is_burnt_in(kind):
+    assert burnt_in(film(BurnedInAnnotation=None, SOPClassUID=kind)) == ""
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("modality", ["CR", "DX"])
+def test_dciodvfy_finds_no_error_in_what_comes_out(tmp_path, modality):
+    [dciodvfy] = require("dciodvfy")
+    path = tmp_path / "film.dcm"
+    path.write_bytes(deidentify_file(encoded(film(modality=modality)), NAMES, "P1"))
+    said = subprocess.run([dciodvfy, "-new", path], capture_output=True, text=True, check=False)
+    assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
+    assert modality in said.stdout + said.stderr  # it knew what it looked at
