@@ -20,7 +20,8 @@ from pynetdicom import AE, build_context, build_role, evt
 
 from medd import plugins
 from medd.deliver import commitment as deliver
-from medd.deliver.commitment import Reporter, ask
+from medd.deliver.commitment import Reporter, ask, planner
+from medd.deliver.destination import Sent
 from medd.dicom import commitment
 from medd.dicom.tls import server_context
 from medd.errors import TransientError
@@ -652,6 +653,43 @@ def test_an_archive_that_is_away_is_asked_again_under_the_same_transaction(
     assert references(archive.requests.get(timeout=5)) == OBJECTS
     assert here.rows() == [("asked", "pacs", "waiting", None)]
     assert reporter.run_once() == 0
+
+
+def test_transactions_for_one_archive_share_an_association_and_the_wait(
+    site: Callable[..., Site], archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "WAIT_S", 1.0)
+    here = site()
+    sent_rows(here.database, OBJECTS)
+    archive.start()
+    plan = planner(here.database, {"pacs": archive.settings})
+    for number, (sop_class_uid, uid) in enumerate(OBJECTS * 3):
+        with here.database.write() as connection:
+            plan(connection, "pacs", [Sent(uid, sop_class_uid), Sent(f"{number}.json")])
+            plan(connection, "elsewhere", [Sent(uid, sop_class_uid)])
+    opened = []
+    archive._server.bind(evt.EVT_ACCEPTED, opened.append)
+    began = time.monotonic()
+    assert here.reporter(pacs=archive.settings).run_once() == 9
+    assert time.monotonic() - began < 5
+    assert len(opened) == 1
+    asked = [references(archive.requests.get(timeout=5)) for _ in range(9)]
+    assert sorted(asked) == sorted([one] for one in OBJECTS * 3)
+    assert here.rows() == [("asked", "pacs", "waiting", None)] * 9
+
+
+def test_an_archive_that_refuses_one_transaction_may_take_the_next(site: Callable[..., Site], archive: Peer) -> None:
+    here = site()
+    archive.status = 0x0115
+    plan = planner(here.database, {"pacs": archive.start().settings})
+    with here.database.write() as connection:
+        for sop_class_uid, uid in OBJECTS:
+            plan(connection, "pacs", [Sent(uid, sop_class_uid)])
+    began = time.monotonic()
+    here.reporter(pacs=archive.settings).run_once()
+    assert time.monotonic() - began < deliver.WAIT_S, "there is nothing to wait for"
+    assert archive.requests.qsize() == 3
+    assert [(state, "0x0115" in str(error)) for _, _, state, error in here.rows()] == [("dead", True)] * 3
 
 
 @BOTH
