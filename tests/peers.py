@@ -123,6 +123,7 @@ class OrthancArchive:
         known: Whom it may send to by C-MOVE: AE title → port on the loopback interface.
         dicomweb: Whether it offers DICOMweb; needs Debian's package orthanc-dicomweb.
         users: Names and passwords; without any, everybody may ask.
+        more: Other keys of Orthanc's configuration.
     """
 
     ae_title = "ORTHANC"
@@ -134,6 +135,7 @@ class OrthancArchive:
         *,
         dicomweb: bool = False,
         users: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         [self._program] = require("Orthanc")
         if dicomweb and not DICOMWEB_PLUGIN.exists():
@@ -159,6 +161,7 @@ class OrthancArchive:
             "Plugins": [str(DICOMWEB_PLUGIN)] if dicomweb else [],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
             "TranscodeDicomProtocol": False,
+            **(more or {}),
         }
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self.process: subprocess.Popen[bytes] | None = None
@@ -176,6 +179,9 @@ class OrthancArchive:
         return self
 
     def _is_up(self) -> bool:
+        # Another's Orthanc may have taken a port that was free a moment ago, and answers in place of ours.
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text()
         try:
             return bool(self.get("/system"))
         except urllib.error.HTTPError:

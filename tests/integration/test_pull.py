@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread, uid
 
 from medd.testing import dicom_radiograph
+from tests.certificates import Authority
 from tests.peers import Dcmqrscp, OrthancArchive, dataset_bytes
 from tests.support import Daemon, free_port, running, wait_until
 
@@ -275,6 +276,39 @@ def test_a_server_that_wants_a_password_refuses_us(tmp_path: Path, daemon: Daemo
     assert done.returncode == 1
     assert "HTTP 401: is the token right?" in done.stderr
     assert time.monotonic() - started < 15
+
+
+def test_films_come_over_tls_from_a_peer_that_we_trust_and_from_no_other(tmp_path: Path, daemon: Daemon) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    certificate, key = ours.issue("orthanc")
+    tls = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(certificate),
+        "DicomTlsPrivateKey": str(key),
+        "DicomTlsTrustedCertificates": str(ours.certificate),
+        "DicomTlsRemoteCertificateRequired": False,
+    }
+    archive = OrthancArchive(tmp_path / "peer", more=tls).start()
+    peer = f'host = "127.0.0.1"\nport = {archive.port}\nae_title = "ORTHANC"\n'
+    text = "".join(
+        f'[[peer]]\nname = "{name}"\n{peer}tls = {{ ca = "{authority.certificate}" }}\n'
+        for name, authority in (("trusted", ours), ("stranger", theirs))
+    )
+    daemon.home.mkdir(exist_ok=True)
+    (daemon.home / "medd.toml").write_text(f'{text}[[peer]]\nname = "clear"\n{peer}timeout_s = 3\n')
+    try:
+        archive.hold(films()[:1])
+        assert daemon.medd("echo", "trusted").returncode == 0
+        assert daemon.medd("echo", "stranger").returncode == 1
+        assert daemon.medd("echo", "clear").returncode == 1
+        assert pull(daemon, "trusted", "--date", "20260101")[0]["state"] == "fetched"
+        refused = daemon.medd("pull", "--from", "stranger", "--date", "20260101")
+    finally:
+        archive.stop()
+    assert refused.returncode == 1
+    assert "stranger" in refused.stderr
 
 
 def test_a_daemon_with_scheduled_pulls_starts_and_one_with_an_unknown_source_does_not(
