@@ -1,5 +1,6 @@
 """``medd export``."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ def export(
     from rich.console import Console
     from rich.progress import Progress
 
-    from medd import pipeline, settings
+    from medd import pipeline, settings, supervisor
     from medd.dicom.pseudonyms import load_pseudonyms
     from medd.learn.export import Wanted
     from medd.learn.export import export as write
@@ -38,16 +39,20 @@ def export(
     wanted = Wanted(parse_since(since) if since else None, label or (), reader or (), secondary_captures)
     database, spool = pipeline.open_existing_database(loaded), pipeline.open_spool(loaded)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("exporting", total=None)
-        outcome = write(
-            database,
-            spool,
-            folder,
-            load_pseudonyms(loaded.home),
-            wanted,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    lock = supervisor.lock_stage(loaded, "export")  # two at once would each write its own manifest
+    try:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("exporting", total=None)
+            outcome = write(
+                database,
+                spool,
+                folder,
+                load_pseudonyms(loaded.home),
+                wanted,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+    finally:
+        os.close(lock)
     for verdict, which in (("left out", outcome.left_out), ("failed", outcome.failed)):
         for instance_id, why in which.items():
             print(f"instance {instance_id}: {verdict}: {why}", file=sys.stderr)

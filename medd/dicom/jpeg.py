@@ -8,7 +8,7 @@ import struct
 
 # In entropy-coded data a marker's 0xFF is followed by 0x00 (JPEG) or by less than 0x80 (JPEG-LS), or is a restart.
 _MARKER = re.compile(rb"\xff+[\xc0-\xcf\xd9-\xfe]")
-_END, _SCAN, _COMMENT = 0xD9, 0xDA, 0xFE
+_END, _COMMENT = 0xD9, 0xFE
 _APP0, _APP1, _APP8, _APP14, _APP15 = 0xE0, 0xE1, 0xE8, 0xEE, 0xEF
 _ORIENTATION = 0x0112
 #: JFIF 1.01, pixels square, no thumbnail: that it is there decides how three components are read.
@@ -31,7 +31,7 @@ def without_metadata(data: bytes) -> bytes:
         code = data[marker.end() - 1]
         if code == _END:
             return b"".join([*kept, data[position : marker.start()], b"\xff\xd9"])
-        (length,) = struct.unpack_from(">H", data, marker.end())
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
         end = marker.end() + length
         if length < 2 or end > len(data):
             break

@@ -5,11 +5,13 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from medd.dicom.pseudonyms import KEY_FILE
 from medd.doctor.finding import Finding, State
 from medd.settings import Settings
 from medd.store.spool import sync_folder
@@ -29,8 +31,12 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def check_home(settings: Settings) -> Iterator[Finding]:
-    """Whether the home folder can be written."""
+    """Whether the home folder can be written, and its secret is one."""
     yield _writable("home", settings.home)
+    key = settings.home / KEY_FILE
+    if key.is_file() and (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
+        found = f"{key}: others may read it (mode {mode:o}), and with it tell whom an export shows"
+        yield Finding(State.WARN, "export key", found, f"chmod 600 {key}")
 
 
 def check_spool(settings: Settings) -> Iterator[Finding]:

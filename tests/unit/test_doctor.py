@@ -21,6 +21,7 @@ from pynetdicom.sop_class import Verification
 
 from medd import pipeline, settings, supervisor
 from medd.dicom import samples
+from medd.dicom.pseudonyms import load_pseudonyms
 from medd.doctor import CHECKS, Finding, State, codecs, data, examine, host, network
 from medd.errors import InputError, TransientError
 from medd.ingest.listener import supported_transfer_syntaxes
@@ -156,6 +157,13 @@ def test_a_folder_that_cannot_be_written_fails(loaded, monkeypatch):
     for check in (host.check_home, host.check_spool):
         finding = one(check(loaded))
         assert (finding.state, "Read-only" in finding.found) == (State.FAIL, True)
+
+
+def test_a_key_that_others_may_read_warns(loaded):
+    load_pseudonyms(loaded.home)
+    assert states(host.check_home(loaded)) == {"home": State.OK}
+    (loaded.home / "export.key").chmod(0o644)
+    assert states(host.check_home(loaded)) == {"home": State.OK, "export key": State.WARN}
 
 
 def test_a_file_in_place_of_the_spool_fails(loaded):

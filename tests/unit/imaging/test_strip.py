@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medd.dicom.jpeg import encode_orientation, exif_orientation
+from medd.dicom.jpeg import encode_orientation, exif_orientation, without_metadata
 from medd.errors import InputError
 from medd.imaging import load
 from medd.imaging.strip import strip
@@ -104,6 +104,13 @@ def test_a_tiff_becomes_a_png_of_the_same_pixels(tmp_path, picture, bits):
     assert kind is MediaType.PNG
     assert SECRET not in stripped
     assert same_picture(tmp_path, data, stripped)
+
+
+def test_a_jpeg_that_is_cut_anywhere_is_refused(picture):
+    data = encode(".jpg", picture)
+    for end in range(len(data) - 1):
+        with pytest.raises(ValueError, match="JPEG"):
+            without_metadata(data[:end])
 
 
 def test_what_is_damaged_is_refused(picture):
