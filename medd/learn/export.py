@@ -258,7 +258,7 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, str]]:
         rows = csv.DictReader(file)
         if tuple(rows.fieldnames or ()) != _COLUMNS:
             raise SettingsError(f"{table}: the columns {', '.join(_COLUMNS)} expected. Received: {rows.fieldnames}")
-        return {PurePath(row["path"]).name: (row["label"], row["patient"]) for row in rows}
+        return {PurePath(row["path"]).name: (_folder_name(row["label"]), row["patient"]) for row in rows}
 
 
 def _write_manifest(folder: Path, rows: dict[str, tuple[str, str]]) -> None:

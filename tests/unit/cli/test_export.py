@@ -184,6 +184,14 @@ def test_a_folder_that_is_no_export_of_this_home_is_refused(ward, tmp_path):
     assert "exported with another key" in ward.refused("export", tmp_path / "set")
 
 
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(ward, tmp_path):
+    annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    table = tmp_path / "set" / "manifest.csv"
+    table.write_text(table.read_text().replace(",NORMAL,", ",../NORMAL,"))
+    assert "can name no folder" in ward.refused("export", tmp_path / "set")
+
+
 def test_a_file_in_place_of_the_folder_is_refused_by_one_line(ward, tmp_path):
     (tmp_path / "set").write_text("")
     assert "cannot be written" in ward.refused("export", tmp_path / "set")
