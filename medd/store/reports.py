@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
+from medd.dicom.derived import derive_uid
 from medd.errors import InputError, TransientError
 from medd.records import (
     UNREPORTED,
@@ -32,12 +32,6 @@ class Paths(Protocol):
     def path(self, sha256: str, media_type: str) -> Path:
         """The file of an instance."""
         ...
-
-
-def derive_uid(*parts: str) -> str:
-    """A UID that is the same for the same parts (PS3.5 section B.2: a UUID as a decimal below 2.25)."""
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
 def _belongs_to(study: str) -> sa.ColumnElement[bool]:
