@@ -85,6 +85,7 @@ class Association:
 
     def evict(self) -> None:
         """End a connection that proposes no association, as others want its place. Called from another thread."""
+        self._stopping = True
         wire.shut(self._connection, socket.SHUT_RDWR)
 
     def run(self, deadline: float) -> None:

@@ -14,7 +14,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 
 from medd import plugins
-from medd.ingest import admission
+from medd.ingest import admission, places
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings
@@ -726,6 +726,46 @@ def test_twenty_silent_connections_keep_nobody_out(receive: Callable[..., Receiv
     finally:
         for connection in silent:
             connection.close()
+
+
+def test_silent_connections_without_number_keep_nobody_out_and_the_eldest_go(
+    receive: Callable[..., Receiver], caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = receive(max_associations=2)
+    with ExitStack() as stack, RawSender(receiver.port) as sender:
+        sender.associate()
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", receiver.port)))
+            for _ in range(places.MAX_UNASSOCIATED + 50)
+        ]
+        began = time.monotonic()
+        assert receiver.answers_echo()
+        assert time.monotonic() - began < 2
+        assert sender.echo() == 0
+        for connection in silent[:50]:
+            connection.settimeout(5)
+            assert connection.recv(100)[:1] in (b"", b"\x07")
+        silent[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent[-1].recv(1)
+        assert set(caplog.messages) == {"too many connections"}
+
+
+def test_of_two_hosts_the_one_with_more_silent_connections_loses_one(
+    receive: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MAX_UNASSOCIATED", 5)
+    receiver = receive(host="::")
+    with ExitStack() as stack:
+        quiet = stack.enter_context(socket.create_connection(("::1", receiver.port)))
+        crowd = [stack.enter_context(socket.create_connection(("127.0.0.1", receiver.port))) for _ in range(7)]
+        for connection in crowd[:3]:
+            connection.settimeout(5)
+            assert connection.recv(100)[:1] in (b"", b"\x07")
+        for connection in (quiet, *crowd[3:]):
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
 
 
 def test_a_connection_that_never_proposes_is_closed(receive: Callable[..., Receiver]) -> None:
