@@ -5,6 +5,7 @@ pynetdicom does the protocol. Here its many ways to fail become two: what may pa
 
 import logging
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,8 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 #: A-ASSOCIATE-RJ whose cause may pass (PS3.8 table 9-21): result 2 is "rejected-transient".
 _TRANSIENT = 0x02
+#: To find out why an association failed, seconds.
+_PROBE_S = 3.0
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def associate(
     calling_ae: str,
     contexts: Sequence[PresentationContext],
     *,
-    tls: Any = None,
+    tls: ssl.SSLContext | None = None,
     handlers: Sequence[Any] = (),
     negotiation: Sequence[Any] = (),
 ) -> Iterator[Association]:
@@ -41,7 +44,7 @@ def associate(
         peer: Whom to ask.
         calling_ae: Our AE title, unless the peer's settings name another one.
         contexts: The presentation contexts to propose, at most 128.
-        tls: An `ssl.SSLContext`, where the peer's settings have the table ``tls``.
+        tls: Where the peer's settings have the table ``tls``.
         handlers: pynetdicom's event handlers.
         negotiation: Items of extended negotiation, such as roles.
 
@@ -66,7 +69,7 @@ def associate(
         ext_neg=list(negotiation),
     )
     if not association.is_established:
-        raise _failure(association, where)
+        raise _failure(association, where, peer, tls)
     try:
         _send_at_once(association)
         yield association
@@ -77,7 +80,7 @@ def associate(
         association.release()
 
 
-def _failure(association: Association, where: str) -> Exception:
+def _failure(association: Association, where: str, peer: PeerSettings, tls: ssl.SSLContext | None) -> Exception:
     if association.is_rejected:
         primitive = association.acceptor.primitive
         message = f"{where} rejects the association: {primitive.reason_str}"
@@ -86,6 +89,17 @@ def _failure(association: Association, where: str) -> Exception:
         return PeerRefused(message)
     if association.acceptor.primitive is not None and not association.accepted_contexts:
         return PeerRefused(f"{where} accepts none of the presentation contexts proposed")
+    # pynetdicom keeps the cause to itself. A certificate that has run out may be renewed: no reason to give up.
+    try:
+        with socket.create_connection((peer.host, peer.port), timeout=min(_PROBE_S, peer.timeout_s)) as plain:
+            if tls is not None:
+                tls.wrap_socket(plain, server_hostname=peer.host).close()
+    except ssl.SSLCertVerificationError as error:
+        return TransientError(f"{where}: the certificate is not trusted: {error.verify_message}")
+    except ssl.SSLError as error:
+        return TransientError(f"{where}: no TLS: {error.reason or 'the connection was closed'}")
+    except OSError as error:
+        return TransientError(f"{where} cannot be reached: {error.strerror or 'no answer'}")
     return TransientError(f"{where} does not answer, or aborts")
 
 
@@ -96,7 +110,7 @@ def _send_at_once(association: Association) -> None:
         dul_socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def echo(peer: PeerSettings, calling_ae: str, tls: Any = None) -> None:
+def echo(peer: PeerSettings, calling_ae: str, tls: ssl.SSLContext | None = None) -> None:
     """C-ECHO (PS3.4 Annex A).
 
     Raises:

@@ -144,7 +144,7 @@ def test_echo_says_which_peer_does_not_answer(tmp_path: Path) -> None:
     assert done.exit_code == 1
     [row] = json.loads(done.stdout)
     assert (row["name"], row["address"], row["answers"]) == ("gone", f"GONE@127.0.0.1:{port}", False)
-    assert "does not answer" in row["error"]
+    assert "cannot be reached" in row["error"]
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:99999"])
