@@ -439,7 +439,12 @@ def test_ingest_of_nothing_is_a_failure(home, tmp_path):
 
 def test_queue_shows_its_states(filled):
     rows = filled.json("queue", "status")
-    assert {row["state"]: row["jobs"] for row in rows if row["kind"] == "classify"} == {"pending": 1, "running": 0, "done": 3, "dead": 1}
+    assert {row["state"]: row["jobs"] for row in rows if row["kind"] == "classify"} == {
+        "pending": 1,
+        "running": 0,
+        "done": 3,
+        "dead": 1,
+    }
 
 
 def test_dead_jobs_are_listed_and_brought_back(filled):
