@@ -10,12 +10,12 @@ from medd.dicom.findings import Code, finding_of, lines_of
 from medd.dicom.picture import secondary_capture
 from medd.dicom.presentation import presentation_state
 from medd.dicom.report import structured_report
-from medd.dicom.source import lenient, raw_value, read_source
+from medd.dicom.source import BROKEN, lenient, raw_value, read_source
 from medd.errors import InputError
 from medd.hookspecs import ClassifierSpec
 from medd.imaging import load
 from medd.imaging.overlay import capture
-from medd.records import Attachment, ImageResult, MediaType, Prediction, Status, StudyReport
+from medd.records import Attachment, ImageResult, MediaType, Prediction, Reason, Status, StudyReport
 
 #: What `InputError` says when images are not all of one patient. No instance is "failed" by it.
 PATIENT_CONFLICT = "patient_conflict"
@@ -66,6 +66,14 @@ class ReportObjects:
         sources = self._read_sources()
         if not sources:
             return ()
+        try:
+            return self._make(kind, sources)
+        except BROKEN as error:  # what pydicom raises when an attribute that is needed turns out to be damaged
+            found = " ".join(str(error).split())[:200] or type(error).__name__
+            message = f"study {self._report.study_instance_uid}: an image's header is damaged. Received: {found}"
+            raise InputError(Reason.UNREADABLE, message) from error
+
+    def _make(self, kind: str, sources: Mapping[int, Dataset]) -> Sequence[Dataset]:
         if kind == "sr":
             images = tuple(image for image in self._report.images if image.media_type is MediaType.DICOM)
             return (structured_report(replace(self._report, images=images), sources, self._codes),)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.errors import BytesLengthException
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
@@ -24,8 +25,11 @@ from medd.records import Reason
 #: How much of a deflated object is inflated for its header: a small one may inflate to gigabytes.
 _INFLATED_BYTES = 64 << 20
 _UTC_OFFSET = re.compile(rb"([+-])(\d\d)(\d\d)")
-#: What pydicom raises on bytes that are not what they say.
-BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, NotImplementedError, struct.error)
+#: What pydicom raises on bytes that are not what they say; OSError where the end of a value is no end of a file.
+BROKEN = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, NotImplementedError),
+    *(struct.error, BytesLengthException),
+)
 
 
 @contextmanager
@@ -54,7 +58,10 @@ def read_source(path: Path) -> Dataset:
             source = dcmread(data, force=True, stop_before_pixels=True)
             if source.get("SOPClassUID") and source.get("SOPInstanceUID"):
                 return source
-    except OSError as error:  # the spool's disk may come back
+    except OSError as error:
+        if error.errno is None:  # pydicom's word for a header that breaks off, not the disk's
+            raise InputError(Reason.UNREADABLE, f"{path.name}: no readable DICOM header") from error
+        # The spool's disk may come back.
         raise TransientError(f"{path.name}: cannot be read. Received: {error.strerror or error}") from error
     except (InputError, zlib.error, *BROKEN) as error:
         raise InputError(Reason.UNREADABLE, f"{path.name}: no readable DICOM header") from error

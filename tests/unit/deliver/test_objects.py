@@ -218,6 +218,26 @@ def test_damaged_image_that_was_scored_is_an_input_error(tmp_path):
         ReportObjects(report(scored), CODES).make("sr")
 
 
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_damaged_headers_raise_nothing_but_input_errors(tmp_path, syntax, monkeypatch):
+    monkeypatch.setattr("medd.deliver.objects.load", lambda *_: np.zeros((64, 64), np.float32))
+    source = film(transfer_syntax=syntax, ReferringPhysicianIdentificationSequence=[Dataset()])
+    whole = saved(source)
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(40):
+        data = bytearray(whole)
+        for place in random.integers(132, len(whole) - len(source.PixelData), 2):
+            data[place] = random.integers(256)
+        objects = ReportObjects(report(image(tmp_path, bytes(data), prediction(), like=source)), CODES)
+        for kind in KINDS:
+            try:
+                outcomes.add(bool(objects.make(kind)))
+            except InputError as error:
+                outcomes.add(str(error.reason))
+    assert outcomes >= {True, PATIENT_CONFLICT}
+
+
 def test_image_that_is_gone_may_come_back(tmp_path):
     scored = image(tmp_path, film(), prediction())
     scored.path.unlink()
