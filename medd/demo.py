@@ -1,5 +1,6 @@
 """The whole journey on sample studies, through the real port and the real folder."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from medd.errors import TransientError
-from medd.records import Status
+from medd.records import DeliveryState, Status
 from medd.store.database import Database
+from medd.store.outbox import count_deliveries
 from medd.store.repository import count_statuses
 
 #: Longest wait for the last score, seconds.
@@ -34,7 +36,8 @@ def run(home: Path, images: int) -> int:
 
     home = home.absolute()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEDD_")}
-    environment |= {"MEDD_LISTENER__PORT": "0", "MEDD_LOG__LEVEL": "WARNING"}
+    environment |= {"MEDD_LISTENER__PORT": "0", "MEDD_LOG__LEVEL": "WARNING", "MEDD_STUDY__QUIET_S": "1"}
+    environment["MEDD_DESTINATION"] = json.dumps([{"type": "folder", "formats": ["json", "dicom"]}])
     say(f"1  starting the daemon: medd serve --home {home}")
     command = [sys.executable, "-m", "medd", "serve", "--home", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as daemon:
@@ -59,9 +62,12 @@ def run(home: Path, images: int) -> int:
             say("   (these films are drawings: what a model says of them means nothing)")
             say("4  the worklist, most urgent first: medd worklist")
             _show_worklist(home, environment)
+            say("5  reports, pictures with the heat map, and presentation states, as a PACS would be sent them")
+            _wait_for_deliveries(database)
+            say(f"   {len(list((home / 'results').glob('*.dcm')))} DICOM objects in {home / 'results'}")
         finally:
             daemon.terminate()
-    say(f"5  the daemon is stopped. The results stay in {home / 'medd.db'}, the images in {home / 'spool'}:")
+    say(f"6  the daemon is stopped. The results stay in {home / 'medd.db'}, the images in {home / 'spool'}:")
     say(f"   medd results --home {home} --format json")
     say(f"   sqlite3 {home / 'medd.db'} 'SELECT status, label, probability FROM results'")
     return 0
@@ -110,6 +116,20 @@ def _wait(database: Database, images: int, console: Console) -> None:
             time.sleep(0.1)
     shown = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     console.print(f"   {shown}")
+
+
+def _wait_for_deliveries(database: Database) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with database.read() as connection:
+            counts = count_deliveries(connection)
+        if counts[DeliveryState.DEAD]:
+            raise TransientError("a delivery failed: medd queue list says why")
+        if sum(counts.values()) == counts[DeliveryState.DONE]:
+            return
+        if time.monotonic() > deadline:
+            raise TransientError(f"the results are not delivered after {PATIENCE_S:.0f} s")
+        time.sleep(0.1)
 
 
 def _show_worklist(home: Path, environment: dict[str, str]) -> None:
