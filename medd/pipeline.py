@@ -104,13 +104,14 @@ def node_id(settings: Settings) -> str:
 
 def build_intake(settings: Settings, database: Database) -> Intake:
     """The one door."""
-    return Intake(database, open_spool(settings), load_plugins(settings), outbox_of(settings))
+    spool = open_spool(settings)
+    return Intake(database, spool, load_plugins(settings), outbox_of(settings, spool))
 
 
-def outbox_of(settings: Settings) -> Outbox:
+def outbox_of(settings: Settings, spool: Spool) -> Outbox:
     """Where results go, and how long a study may wait for company."""
     names = tuple(table.label for table in settings.destination)
-    return Outbox(names, settings.study.quiet_s, settings.study.max_wait_s)
+    return Outbox(names, settings.study.quiet_s, settings.study.max_wait_s, spool.id)
 
 
 def open_spool(settings: Settings) -> Spool:
@@ -228,7 +229,7 @@ def build_worker(settings: Settings, index: int) -> Worker:
     specs = plugins.classifiers(manager)
     duty = Duty(database, find_spec(settings.model.classifier, specs), specs, wanted.threads)
     spool = open_spool(settings)
-    owner, outbox = f"{node_id(settings)}:{index}", outbox_of(settings)
+    owner, outbox = f"{node_id(settings)}:{index}", outbox_of(settings, spool)
     queue = SqlQueue(database, owner, wanted.lease_s, wanted.max_attempts, spool.id, outbox)
     stage = ClassifyStage(duty.champion, spool, queue, manager, wanted.threads, duty)
     return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)
@@ -256,7 +257,7 @@ def build_deliverer(settings: Settings) -> "Deliverer":
     spool, codes = open_spool(settings), codes_of(plugins.classifiers(manager))
     committing = {name: one.own for name, one in destinations.items() if getattr(one.own, "commitment", False)}
     return Deliverer(
-        Deliveries(database, f"{node_id(settings)}:deliver", wanted.lease_s),
+        Deliveries(database, f"{node_id(settings)}:deliver", wanted.lease_s, spool.id),
         destinations,
         spool,
         lambda report: ReportObjects(report, codes),

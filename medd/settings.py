@@ -127,9 +127,9 @@ class StudySettings(Section):
     """``[study]``: when a study is complete enough to be reported."""
 
     #: Seconds without another result before a study is reported.
-    quiet_s: float = Field(default=10, ge=0)
+    quiet_s: float = Field(default=10, ge=0, le=3600)
     #: Seconds after its first result when it is reported whatever still comes.
-    max_wait_s: float = Field(default=60, ge=0)
+    max_wait_s: float = Field(default=60, ge=0, le=3600)
 
 
 class PeerSettings(Section):
@@ -200,8 +200,8 @@ class DestinationSettings(BaseModel):
 class DeliverSettings(Section):
     """``[deliver]``: how results are sent."""
 
-    #: Studies sent at one time.
-    threads: int = Field(default=4, ge=1)
+    #: Studies sent at one time to each destination.
+    threads: int = Field(default=2, ge=1)
     #: Seconds after which the work of a deliverer that fell silent goes to another.
     lease_s: float = Field(default=60, gt=1, le=300)
     #: Seconds between looks at an empty outbox.

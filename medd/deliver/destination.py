@@ -31,6 +31,16 @@ class Objects(Protocol):
 
         Raises:
             InputError: An image cannot be read any more.
+            TransientError: An image cannot be read now.
+        """
+        ...
+
+    def patient_name(self) -> str:
+        """(0010,0010) Patient's Name, decoded by the images' own character set; "" where no image says it.
+
+        Raises:
+            InputError: As `make`.
+            TransientError: As `make`.
         """
         ...
 

@@ -1,8 +1,10 @@
 """Results into a folder, for whatever picks them up there."""
 
+import contextlib
 import csv
 import json
 import os
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from io import BytesIO, StringIO
@@ -29,7 +31,7 @@ class FolderDestination(Destination):
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        #: Relative to the home folder, or absolute.
+        #: Relative to the home folder, or absolute; an absolute one has to be there: it may be a share to be mounted.
         path: Path = Path("results")
         #: "json" and "csv": the rows of `medd results`; "dicom": the objects that a PACS is sent.
         formats: tuple[Literal["json", "csv", "dicom"], ...] = Field(default=("json",), min_length=1)
@@ -52,15 +54,24 @@ class FolderDestination(Destination):
 
     def _write(self, file: Path, content: bytes) -> None:
         """Whole or not at all: whoever watches the folder never sees half a file."""
-        part = file.with_name(f".{file.name}.part")
+        part = file.with_name(f".{file.name}-{secrets.token_hex(4)}.part")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as out:
+            if not self.own.path.is_absolute():
+                file.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            # They hold patients' ids: for the owner and his group.
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "wb") as out:
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
             part.replace(file)
+            folder = os.open(file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # else a power failure forgets the name of what was acknowledged
+            finally:
+                os.close(folder)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             raise TransientError(f"{self.name}: {file.parent} cannot be written: {error.strerror}") from error
 
 

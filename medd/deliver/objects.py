@@ -1,6 +1,6 @@
 """The DICOM objects of a report, made from the images where they lie when a destination asks for them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pydicom import Dataset
@@ -15,7 +15,7 @@ from medd.errors import InputError
 from medd.hookspecs import ClassifierSpec
 from medd.imaging import load
 from medd.imaging.overlay import capture
-from medd.records import Attachment, ImageResult, MediaType, Prediction, Reason, Status, StudyReport
+from medd.records import ImageResult, MediaType, Prediction, Reason, Status, StudyReport
 
 #: What `InputError` says when images are not all of one patient. No instance is "failed" by it.
 PATIENT_CONFLICT = "patient_conflict"
@@ -39,16 +39,10 @@ class ReportObjects:
     Args:
         report: What is known of the study.
         codes: Label → code; see `codes_of`.
-        attachments: Finds what explains the prediction of an instance, where the report does not have it with it.
     """
 
-    def __init__(
-        self,
-        report: StudyReport,
-        codes: Mapping[str, Code],
-        attachments: Callable[[int], Sequence[Attachment]] | None = None,
-    ) -> None:
-        self._report, self._codes, self._attachments = report, codes, attachments
+    def __init__(self, report: StudyReport, codes: Mapping[str, Code]) -> None:
+        self._report, self._codes = report, codes
         self._sources: dict[int, Dataset] | None = None
 
     def make(self, kind: str) -> Sequence[Dataset]:
@@ -69,7 +63,8 @@ class ReportObjects:
         try:
             return self._make(kind, sources)
         except BROKEN as error:  # what pydicom raises when an attribute that is needed turns out to be damaged
-            found = " ".join(str(error).split())[:200] or type(error).__name__
+            # Not what it says: pydicom quotes values.
+            found = type(error).__name__
             message = f"study {self._report.study_instance_uid}: an image's header is damaged. Received: {found}"
             raise InputError(Reason.UNREADABLE, message) from error
 
@@ -85,9 +80,22 @@ class ReportObjects:
         ]
         return tuple(one for one in made if one is not None)
 
+    def patient_name(self) -> str:
+        """(0010,0010) Patient's Name as the first image that can be read has it, decoded; "" for image files.
+
+        Raises:
+            InputError: As `make`.
+            TransientError: As `make`.
+        """
+        with lenient():
+            for source in self._read_sources().values():
+                try:
+                    return str(source.get("PatientName", ""))
+                except BROKEN:  # bytes that its character set does not have
+                    return ""
+        return ""
+
     def _picture(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset:
-        if not prediction.attachments and self._attachments is not None:
-            prediction = replace(prediction, attachments=tuple(self._attachments(image.instance_id)))
         lines = self._lines(prediction)
         pixels = capture(load(image.path, image.media_type), prediction, lines)
         return secondary_capture(source, image, prediction, pixels, ". ".join(lines[:2]))

@@ -1,6 +1,5 @@
 """Results into a PACS: SR, picture and presentation state by C-STORE, into the study that they belong to."""
 
-import logging
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from pydantic import ConfigDict
 from pydicom import Dataset
 from pynetdicom import build_context
 from pynetdicom.association import Association
+from pynetdicom.status import code_to_category
 
 from medd.deliver.destination import Destination, Objects, Sent
 from medd.dicom.network import associate
@@ -17,12 +17,11 @@ from medd.records import StudyReport
 from medd.settings import AETitle, PeerSettings
 from medd.settings import Settings as MeddSettings
 
-log = logging.getLogger(__name__)
-
-#: C-STORE statuses (PS3.4 table B.2-1, PS3.7 Annex C) after which an object is safe there.
+#: C-STORE statuses (PS3.4 table B.2-1, PS3.7 Annex C) that may pass: processing failure, resource limitation, and out
+#: of resources.
+_TRANSIENT = (0x0110, 0x0213, *range(0xA700, 0xA800))
+#: The object is there already.
 _DUPLICATE = 0x0111
-#: Those that may pass: processing failure, and out of resources.
-_TRANSIENT = (0x0110, *range(0xA700, 0xA800))
 
 
 class PacsDestination(Destination):
@@ -65,28 +64,27 @@ class PacsDestination(Destination):
                 if one.SOPClassUID not in accepted:
                     refused.append(f"SOP class {one.SOPClassUID.name}")
                     continue
-                status, comment = self._store(association, one)
+                # Never its Error Comment, which may name the patient.
+                status = self._store(association, one)
                 if status in _TRANSIENT:
-                    raise TransientError(f"{self.name}: C-STORE answered with {status:#06x} {comment}".rstrip())
-                # 0xBxxx is a warning: it was stored, with something coerced or left out.
-                if status in (0x0000, _DUPLICATE) or status & 0xF000 == 0xB000:
+                    raise TransientError(f"{self.name}: C-STORE answered with {status:#06x}")
+                # After a warning it is stored, with something coerced or left out.
+                if status == _DUPLICATE or code_to_category(status) in ("Success", "Warning"):
                     yield Sent(one.SOPInstanceUID, one.SOPClassUID, f"{status:#06x}")
                 else:
-                    refused.append(f"{one.SOPClassUID.name}: {status:#06x} {comment}".rstrip())
+                    refused.append(f"{one.SOPClassUID.name}: {status:#06x}")
         if refused:  # at the end: what it does take, it has
             raise PeerRefused(f"{self.name} refuses {'; '.join(dict.fromkeys(refused))}")
 
-    def _store(self, association: Association, one: Dataset) -> tuple[int, str]:
+    def _store(self, association: Association, one: Dataset) -> int:
         if not association.is_established:
             raise TransientError(f"{self.name}: the association was lost")
         try:
             answer = association.send_c_store(one)
         except (RuntimeError, ValueError) as error:  # pynetdicom: the association ended, or an object it cannot encode
             if association.is_established:
-                raise PeerRefused(f"{self.name}: {one.SOPClassUID.name} cannot be sent: {error}") from error
+                raise PeerRefused(f"{self.name}: {one.SOPClassUID.name} cannot be encoded") from error
             raise TransientError(f"{self.name}: the association was lost") from error
         if "Status" not in answer:
             raise TransientError(f"{self.name}: no answer to C-STORE")
-        # What a peer says may hold anything, a patient's name included: letters and digits of a short line only.
-        comment = "".join(c for c in str(answer.get("ErrorComment", "")) if c.isprintable())[:64]
-        return int(answer.Status), comment
+        return int(answer.Status)

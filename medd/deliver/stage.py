@@ -4,10 +4,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pluggy
+from pydicom import Dataset
 from sqlalchemy import Connection
 
 from medd import plugins
@@ -26,6 +27,70 @@ _AWAY_S = 1.0
 _ROUND_S = 5.0
 
 
+class _NotHere(TransientError):
+    """An image cannot be read from our own disk: the destination has nothing to do with it."""
+
+
+class _Ours:
+    """The objects of a report, whose failures are told from the destination's."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def make(self, kind: str) -> Sequence[Dataset]:
+        try:
+            return self._objects.make(kind)
+        except TransientError as error:
+            raise _NotHere(str(error)) from error
+
+    def patient_name(self) -> str:
+        try:
+            return self._objects.patient_name()
+        except TransientError as error:
+            raise _NotHere(str(error)) from error
+
+
+class _Lane:
+    """What goes to one destination. A slow one fills its own lane only."""
+
+    def __init__(self, destination: Destination, threads: int) -> None:
+        self.destination = destination
+        self._threads = threads
+        self._guard = threading.Lock()
+        self._held: dict[int, Delivery] = {}
+        #: Failures in a row, and the moment (monotonic) until which it rests after the last.
+        self._failures, self._until = 0, 0.0
+
+    def free(self) -> int:
+        """How many may be claimed now. One that failed is tried with a single study before all the others follow."""
+        with self._guard:
+            if self._failures:
+                return 1 if not self._held and time.monotonic() >= self._until else 0
+            return self._threads - len(self._held)
+
+    def hold(self, claimed: Sequence[Delivery]) -> None:
+        with self._guard:
+            self._held |= {one.id: one for one in claimed}
+
+    def drop(self, claimed: Delivery) -> None:
+        with self._guard:
+            self._held.pop(claimed.id, None)
+
+    def held(self) -> list[Delivery]:
+        with self._guard:
+            return list(self._held.values())
+
+    def failed(self) -> None:
+        with self._guard:
+            if time.monotonic() >= self._until:  # else another study has just met the same failure
+                self._failures += 1
+                self._until = time.monotonic() + backoff_s(self._failures)
+
+    def answered(self) -> None:
+        with self._guard:
+            self._failures, self._until = 0, 0.0
+
+
 class Deliverer:
     """Sends what waits in the outbox until it is told to stop.
 
@@ -38,7 +103,7 @@ class Deliverer:
         spool: Where the bytes lie.
         make_objects: Makes the DICOM objects of a report.
         manager: Told of every delivery.
-        threads: Studies sent at one time.
+        threads: Studies sent at one time to each destination.
         poll_s: Seconds between looks at an empty outbox.
         give_up_after_s: Seconds of failure after which a delivery is dead.
         on_sent: Called with a destination's name and what it acknowledged, in the transaction that keeps that.
@@ -53,81 +118,74 @@ class Deliverer:
         make_objects: Callable[[StudyReport], Objects],
         manager: pluggy.PluginManager,
         *,
-        threads: int = 4,
+        threads: int = 2,
         poll_s: float = 0.5,
         give_up_after_s: float = 72 * 3600,
         on_sent: Callable[[Connection, str, list[Sent]], None] = lambda _connection, _name, _taken: None,
         rounds: Callable[[], object] = lambda: None,
     ) -> None:
-        self._deliveries, self._destinations, self._spool = deliveries, destinations, spool
-        self._make_objects, self._manager = make_objects, manager
-        self._threads, self._poll_s, self._give_up_after_s = threads, poll_s, give_up_after_s
+        self._deliveries, self._spool, self._make_objects = deliveries, spool, make_objects
+        self._manager, self._poll_s, self._give_up_after_s = manager, poll_s, give_up_after_s
         self._on_sent, self._rounds = on_sent, rounds
-        self._stop = threading.Event()
-        self._guard = threading.Lock()
-        self._held: dict[int, Delivery] = {}
-        #: Destination → failures in a row, and the moment (monotonic) until which it rests.
-        self._resting: dict[str, tuple[int, float]] = {}
+        self._lanes = {name: _Lane(destination, threads) for name, destination in destinations.items()}
+        self._threads = max(1, threads * len(destinations))
+        self._stop, self._wake, self._ended = threading.Event(), threading.Event(), threading.Event()
 
     def stop(self) -> None:
         """Stop after what is being sent."""
         self._stop.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Send until `stop`."""
-        beats = [threading.Thread(target=self._beat, args=beat, daemon=True) for beat in self._regularly()]
+        # Threads of their own: a peer that is slow to answer must not cost the claims. They go on until the last study
+        # in hand is sent, or another deliverer would take it.
+        beats = [
+            threading.Thread(target=self._beat, args=beat, daemon=True)
+            for beat in ((min(self._deliveries.lease_s / 4, _ROUND_S), self._keep_claims), (_ROUND_S, self._rounds))
+        ]
         for beat in beats:
             beat.start()
-        fresh = True
-        busy: set[Future[None]] = set()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="deliver") as pool:
+            fresh = True
             while not self._stop.is_set():
+                self._wake.clear()
                 try:
                     if fresh:
                         self._deliveries.recover(own=True)
                         fresh = False
-                    claimed = self._claim(self._threads - len(busy))
+                    for lane in self._lanes.values():
+                        self._claim(lane, pool)
                 except TransientError as error:
                     log.warning("waiting: %s", error, extra={"event": "deliverer.waiting"})
                     self._stop.wait(_AWAY_S)
                     continue
-                busy |= {pool.submit(self._handle, one) for one in claimed}
-                if busy:
-                    busy = wait(busy, timeout=self._poll_s, return_when="FIRST_COMPLETED").not_done
-                else:
-                    self._stop.wait(self._poll_s)
+                self._wake.wait(self._poll_s)
+        self._ended.set()
         for beat in beats:
             beat.join(timeout=1)
 
-    def _claim(self, limit: int) -> list[Delivery]:
-        now = time.monotonic()
-        with self._guard:
-            tried = {one.destination for one in self._held.values()}
-            rested = [name for name, (_, until) in self._resting.items() if now >= until and name not in tried]
-            well = [name for name in self._destinations if name not in self._resting]
-        claimed: list[Delivery] = []
-        # One that failed is tried with a single study before all the others follow.
-        for names, most in [([name], 1) for name in rested] + [(well, limit)]:
-            claimed += self._deliveries.claim(names, min(most, limit - len(claimed)))
-        with self._guard:
-            self._held |= {one.id: one for one in claimed}
-        return claimed
+    def _claim(self, lane: _Lane, pool: ThreadPoolExecutor) -> None:
+        claimed = self._deliveries.claim(lane.destination.name, lane.free())
+        lane.hold(claimed)
+        for one in claimed:
+            pool.submit(self._handle, lane, one)
 
-    def _handle(self, claimed: Delivery) -> None:
+    def _handle(self, lane: _Lane, claimed: Delivery) -> None:
         try:
-            self._deliver(claimed)
-        except TransientError as error:  # of the database: the claim's lease ends, and it is tried again
+            self._deliver(lane, claimed)
+        except TransientError as error:  # of the database
             log.warning("waiting: %s", error, extra={"event": "deliverer.waiting", "delivery": claimed.id})
-        except Exception as error:  # a bug, or a plugin's, met by one study: the others go on
+            with contextlib.suppress(TransientError):  # else its lease ends
+                self._deliveries.retry(claimed, str(error), backoff_s(claimed.attempts))
+        except Exception:  # a bug met by one study: the others go on, and this one comes back when its lease ends
             log.exception("delivery failed", extra={"event": "deliverer.failed", "delivery": claimed.id})
-            with contextlib.suppress(TransientError):
-                self._fail(claimed, f"unexpected: {type(error).__name__}")
         finally:
-            with self._guard:
-                self._held.pop(claimed.id, None)
+            lane.drop(claimed)
+            self._wake.set()
 
-    def _deliver(self, claimed: Delivery) -> None:
-        database, destination = self._deliveries.database, self._destinations[claimed.destination]
+    def _deliver(self, lane: _Lane, claimed: Delivery) -> None:
+        database = self._deliveries.database
         with database.read() as connection:
             waiting = has_pending(connection, claimed.study)
         if waiting and (left := self._deliveries.due_in_s(claimed)) > 0:  # the worker is still at it
@@ -144,39 +202,51 @@ class Deliverer:
         failure: Exception | None = None
         if report is not None:
             try:
-                for one in destination.send(report, self._make_objects(report), known):
+                for one in lane.destination.send(report, _Ours(self._make_objects(report)), known):
                     taken.append(one)  # one by one: what came before an error stays
             except (TransientError, PeerRefused, InputError) as error:
                 failure = error
-        self._settle(claimed, report, taken, failure)
+            except Exception as error:  # a bug, of a plugin perhaps
+                log.exception("delivery failed", extra={"event": "deliverer.failed", "delivery": claimed.id})
+                failure = _NotHere(f"unexpected: {type(error).__name__}")
+        self._settle(lane, claimed, report, taken, failure)
 
     def _settle(
-        self, claimed: Delivery, report: StudyReport | None, taken: list[Sent], failure: Exception | None
+        self,
+        lane: _Lane,
+        claimed: Delivery,
+        report: StudyReport | None,
+        taken: list[Sent],
+        failure: Exception | None,
     ) -> None:
-        with self._deliveries.database.write() as connection:
-            if report is not None:
-                record_sent(connection, claimed.study, report.number, claimed.destination, taken)
-                self._on_sent(connection, claimed.destination, taken)
-            if failure is None:
-                self._deliveries.finish(connection, claimed)
+        ours = self._keep(claimed, report, taken, done=failure is None)
         fields = {"event": "delivery.sent", "delivery": claimed.id, "destination": claimed.destination}
+        if taken or isinstance(failure, PeerRefused):  # it was there; of one that had nothing to send nobody knows
+            lane.answered()
         if failure is None:
-            with self._guard:
-                self._resting.pop(claimed.destination, None)
             log.info("sent: %d new objects", len(taken), extra=fields)
-            if report is not None:
+            if report is not None and ours:
                 plugins.tell(self._manager, "delivery_sent", delivery=claimed, report=report)
         elif isinstance(failure, TransientError):
-            self._rest(claimed.destination)
+            if not isinstance(failure, _NotHere):
+                lane.failed()
             self._fail(claimed, str(failure))
         else:
             self._bury(claimed, str(failure))
 
-    def _rest(self, destination: str) -> None:
-        with self._guard:
-            failures, until = self._resting.get(destination, (0, 0.0))
-            if time.monotonic() >= until:  # else another study has just met the same failure
-                self._resting[destination] = failures + 1, time.monotonic() + backoff_s(failures + 1)
+    def _keep(self, claimed: Delivery, report: StudyReport | None, taken: list[Sent], *, done: bool) -> bool:
+        """Write down what was acknowledged, however long the database is away: nobody is to be sent it again."""
+        while True:
+            try:
+                with self._deliveries.database.write() as connection:
+                    if report is not None:
+                        record_sent(connection, claimed.study, report.number, claimed.destination, taken)
+                        self._on_sent(connection, claimed.destination, taken)
+                    return self._deliveries.finish(connection, claimed) if done else True
+            except TransientError as error:
+                log.warning("waiting: %s", error, extra={"event": "deliverer.waiting", "delivery": claimed.id})
+                if not taken or self._stop.wait(_AWAY_S):
+                    raise
 
     def _fail(self, claimed: Delivery, error: str) -> None:
         if self._deliveries.failing_s(claimed) > self._give_up_after_s:
@@ -191,19 +261,14 @@ class Deliverer:
         fields = {"event": "delivery.dead", "delivery": claimed.id, "destination": claimed.destination}
         log.error("given up: %s", error, extra=fields)
 
-    def _regularly(self) -> list[tuple[float, Callable[[], object]]]:
-        # Two threads, as a peer that is slow to answer must not cost the claims.
-        return [(min(self._deliveries.lease_s / 4, _ROUND_S), self._keep_claims), (_ROUND_S, self._rounds)]
-
     def _keep_claims(self) -> None:
-        with self._guard:
-            held = [one.lease_token for one in self._held.values()]
+        held = [one for lane in self._lanes.values() for one in lane.held()]
         if held:
             self._deliveries.extend(held)
         self._deliveries.recover()
 
     def _beat(self, interval_s: float, action: Callable[[], object]) -> None:
-        while not self._stop.wait(interval_s):
+        while not self._ended.wait(interval_s):
             try:
                 action()
             except TransientError as error:

@@ -251,5 +251,5 @@ class SqlQueue:
         failed = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED, "detail": detail}
         # What was scored before, and could not be scored again, keeps what is known of it.
         waiting = instance.c.id.in_(ids) & (instance.c.status == Status.PENDING)
-        connection.execute(instance.update().where(waiting).values(**failed))
-        self.outbox.open(connection, ids)
+        changed = instance.update().where(waiting).values(**failed).returning(instance.c.id)
+        self.outbox.open(connection, connection.scalars(changed).all())

@@ -14,7 +14,7 @@ def from_now(database: Database, seconds: float) -> ColumnElement[datetime]:
     """The moment `seconds` from now."""
     if database.is_sqlite:
         return sa.literal(datetime.now(UTC) + timedelta(seconds=seconds), UtcDateTime)
-    return sa.func.clock_timestamp() + sa.literal(timedelta(seconds=seconds), sa.Interval)
+    return sa.func.statement_timestamp() + sa.literal(timedelta(seconds=seconds), sa.Interval)
 
 
 def reached(database: Database, column: ColumnElement[Any], furthest_s: float) -> ColumnElement[bool]:

@@ -111,6 +111,10 @@ class InstanceInserter:
             # In one order everywhere, so that two receivers with the same images wait for each other, not deadlock.
             unique = {row["sha256"]: row for row in rows}
             added = {sha256: self._add(cursor, unique[sha256]) for sha256 in sorted(unique)}
+            # What a model will never see is told of as well: no answer at all would pass for "nothing found".
+            refused = (row for sha256, row in unique.items() if added[sha256].new and _is_told_of(row))
+            for opened in self._outbox.rows({study_key(row["study_instance_uid"], row["sha256"]) for row in refused}):
+                cursor.execute(self._open, self._moments(opened))
             cursor.execute("COMMIT")
         finally:
             cursor.close()
@@ -141,10 +145,6 @@ class InstanceInserter:
         if row["status"] == Status.PENDING:
             wanted = {"kind": self._kind, "spool": self._spool, "id": found[0], "priority": row.get("priority", 0)}
             cursor.execute(self._job, wanted)
-        elif row["reason"] not in UNREPORTED:
-            # What a model will never see is told of as well: no answer at all would pass for "nothing found".
-            for opened in self._outbox.rows({study_key(row["study_instance_uid"], row["sha256"])}):
-                cursor.execute(self._open, self._moments(opened))
         return Added(found[0], True, row["status"], row["reason"])
 
     def _moments(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +161,10 @@ class InstanceInserter:
             # A detached connection is nobody's to close but ours; left to the garbage collector it keeps its locks.
             with contextlib.suppress(self._dbapi.Error):
                 connection.close()
+
+
+def _is_told_of(row: dict[str, Any]) -> bool:
+    return row["status"] != Status.PENDING and row["reason"] not in UNREPORTED
 
 
 def _utc_text(moment: datetime) -> str:

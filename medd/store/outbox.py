@@ -32,9 +32,10 @@ _FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until"
 
 # A row that nobody has tried yet takes a late image along; one that was tried, or is being sent, gets a new revision.
 _OPEN = """
-INSERT INTO delivery (study, destination, revision, state, available_at, due_by)
-VALUES ({study}, {destination}, 1, 'pending', {available_at}, {due_by})
+INSERT INTO delivery (study, destination, spool, revision, state, available_at, due_by)
+VALUES ({study}, {destination}, {spool}, 1, 'pending', {available_at}, {due_by})
 ON CONFLICT (study, destination) DO UPDATE SET
+    spool = excluded.spool,
     revision = delivery.revision
         + CASE WHEN delivery.state = 'pending' AND delivery.attempts = 0 THEN 0 ELSE 1 END,
     available_at = CASE WHEN delivery.state = 'pending' AND delivery.due_by < excluded.available_at
@@ -45,7 +46,7 @@ ON CONFLICT (study, destination) DO UPDATE SET
     error = CASE WHEN delivery.state IN ('done', 'dead') THEN NULL ELSE delivery.error END,
     state = CASE WHEN delivery.state = 'running' THEN 'running' ELSE 'pending' END
 """
-_NAMES = ("study", "destination", "available_at", "due_by")
+_NAMES = ("study", "destination", "spool", "available_at", "due_by")
 
 
 def study_key(study_instance_uid: str, sha256: str) -> str:
@@ -61,6 +62,8 @@ class Outbox:
     destinations: tuple[str, ...] = ()
     quiet_s: float = 10
     max_wait_s: float = 60
+    #: The id of the spool in which the bytes of those who open studies lie.
+    spool: str = ""
 
     def rows(self, studies: Collection[str]) -> list[dict[str, Any]]:
         """The parameters of `statement` for studies that have a new result."""
@@ -69,9 +72,9 @@ class Outbox:
         due = now + timedelta(seconds=self.max_wait_s)
         # In one order everywhere, so that two workers with images of the same studies wait for each other.
         return [
-            {"study": study, "destination": destination, "available_at": quiet, "due_by": due}
+            {"study": study, "destination": destination, "spool": self.spool, "available_at": quiet, "due_by": due}
             for study in sorted(set(studies))
-            for destination in self.destinations
+            for destination in sorted(self.destinations)
         ]
 
     @staticmethod
@@ -101,22 +104,24 @@ class Deliveries:
         database: Where the outbox lies.
         owner: Who claims; a deliverer that starts again under the same name takes its own lost work back at once.
         lease_s: Seconds a claim holds without a heartbeat.
+        spool: The id of the spool that this deliverer can read; the rest it leaves to other hosts.
     """
 
-    def __init__(self, database: Database, owner: str = "", lease_s: float = 60) -> None:
-        self.database, self.owner, self.lease_s = database, owner, lease_s
+    def __init__(self, database: Database, owner: str = "", lease_s: float = 60, spool: str = "") -> None:
+        self.database, self.owner, self.lease_s, self.spool = database, owner, lease_s, spool
 
-    def claim(self, destinations: Collection[str], limit: int) -> list[Delivery]:
-        """Claim what is to be sent to any of these destinations, the longest waiting first.
+    def claim(self, destination: str, limit: int) -> list[Delivery]:
+        """Claim what is to be sent to a destination, the longest waiting first.
 
         Raises:
             TransientError: The database is away.
         """
-        if not destinations or limit < 1:
+        if limit < 1:
             return []
         d = delivery.c
-        ready = (d.state == DeliveryState.PENDING) & d.destination.in_(destinations)
-        ready &= reached(self.database, d.available_at, _FURTHEST_S)
+        # By the index and no further: on SQLite the receiver waits while we look. `recover` mends what lies far ahead.
+        ready = (d.state == sa.literal_column("'pending'")) & (d.destination == destination) & (d.spool == self.spool)
+        ready &= d.available_at <= from_now(self.database, 0)
         with self.database.read() as connection:
             if connection.scalar(sa.select(d.id).where(ready).limit(1)) is None:
                 return []
@@ -136,18 +141,21 @@ class Deliveries:
         with self.database.write() as connection:
             return sorted((Delivery(*row) for row in connection.execute(claimed)), key=lambda one: one.id)
 
-    def extend(self, tokens: Collection[str]) -> None:
-        """The heartbeat: what runs under these tokens holds for another lease.
+    def extend(self, held: Sequence[Delivery]) -> None:
+        """The heartbeat: what is held, of what was claimed, holds for another lease.
 
         Raises:
             TransientError: The database is away.
         """
-        ours = (delivery.c.state == DeliveryState.RUNNING) & delivery.c.lease_token.in_(tokens)
+        d = delivery.c
+        ours = d.id.in_([one.id for one in held]) & d.lease_token.in_({one.lease_token for one in held})
         with self.database.write() as connection:
             connection.execute(delivery.update().where(ours).values(lease_until=from_now(self.database, self.lease_s)))
 
     def recover(self, *, own: bool = False) -> int:
         """Give back what deliverers that fell silent had claimed; with `own`, an earlier life of this one.
+
+        With `own` it also mends moments further ahead than any is ever set, from before the clock was put back.
 
         Raises:
             TransientError: The database is away.
@@ -155,6 +163,10 @@ class Deliveries:
         d = delivery.c
         lost = d.state == DeliveryState.RUNNING
         lost &= d.lease_owner == self.owner if own else reached(self.database, d.lease_until, _FURTHEST_S)
+        if own:
+            far = (d.state == DeliveryState.PENDING) & (d.available_at > from_now(self.database, _FURTHEST_S))
+            with self.database.write() as connection:
+                connection.execute(delivery.update().where(far).values(available_at=from_now(self.database, 0)))
         with self.database.read() as connection:
             if connection.scalar(sa.select(d.id).where(lost).limit(1)) is None:
                 return 0

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
+from medd import __version__
 from medd.dicom.derived import derive_uid
-from medd.errors import InputError, TransientError
+from medd.errors import InputError
 from medd.records import (
     UNREPORTED,
     Attachment,
@@ -35,9 +36,8 @@ class Paths(Protocol):
 
 
 def _belongs_to(study: str) -> sa.ColumnElement[bool]:
-    # A UID has dots, a SHA-256 has none and 64 characters: each finds its rows by an index.
-    is_uid = "." in study or len(study) != 64
-    return instance.c.study_instance_uid == study if is_uid else instance.c.sha256 == study
+    i = instance.c
+    return (i.study_instance_uid == study) | ((i.sha256 == study) & (i.study_instance_uid == ""))
 
 
 def has_pending(connection: Connection, study: str) -> bool:
@@ -71,7 +71,8 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
     wanted = columns.where(_belongs_to(study) & spoken_of)
-    rows = connection.execute(wanted.order_by(i.sop_instance_uid, i.sha256)).all()
+    # Sorted here: databases differ in how they order text, and the order is part of what a report says.
+    rows = sorted(connection.execute(wanted), key=lambda row: (row.sop_instance_uid, row.sha256))
     if len({row.patient_id for row in rows}) > 1:
         raise InputError(Reason.UNREADABLE, "the images of the study name different patients: nothing is sent")
     found = _attachments(connection, [row.id for row in rows if row.model])
@@ -129,12 +130,16 @@ def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport
 
     Raises:
         InputError: The images name different patients.
-        TransientError: The study changes at this moment.
     """
+    if connection.dialect.name == "postgresql":
+        # Two deliverers, for two destinations: who looked first must not write last. On SQLite one writes at a time.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(study))))
     images, patient_id, accession_number = find_images(connection, study, spool)
     if not images:
         return None
-    digest = hashlib.sha256(json.dumps([_said_of(image) for image in images], sort_keys=True).encode()).hexdigest()
+    # The version too, as the objects that are made of the same results may differ from one to the next.
+    said = [__version__, *(_said_of(image) for image in images)]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     r = report.c
     chain = sa.select(r.number, r.digest, r.sop_instance_uid, r.created_at).where(r.study == study)
     made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()
@@ -147,12 +152,8 @@ def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport
             "sop_instance_uid": derive_uid("medd", "report", study, str(number), digest),
             "created_at": max(moment for image in images if (moment := image.scored_at or image.received_at)),
         }
-        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(report)
-        # Two deliverers, for two destinations, may come to the same report at the same time.
-        connection.execute(insert.values(row).on_conflict_do_nothing(index_elements=["study", "number"]))
+        connection.execute(report.insert().values(row))
         made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()
-        if made[0].digest != digest:
-            raise TransientError("the study changes at this moment")
     first = images[0]
     return StudyReport(
         study_instance_uid="" if study == first.sha256 else study,

@@ -281,6 +281,8 @@ delivery = Table(
     Column("study", String(64), nullable=False),
     #: The name of a destination.
     Column("destination", String(64), nullable=False),
+    #: In which spool the bytes lie: only deliverers that can read it claim it.
+    Column("spool", String(32), nullable=False, server_default=""),
     Column("revision", Integer, nullable=False),
     Column("state", String(8), nullable=False),
     #: Not before: the study is to be quiet, a destination to come back.
@@ -300,6 +302,8 @@ delivery = Table(
     CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
     Index(
         "ix_delivery_pending",
+        "destination",
+        "spool",
         "available_at",
         sqlite_where=text("state = 'pending'"),
         postgresql_where=text("state = 'pending'"),
@@ -373,16 +377,20 @@ commitment = Table(
     ),
 )
 
-#: Studies that were fetched from a peer or a DICOMweb server: none is fetched twice.
+#: Studies that were fetched from a peer or a DICOMweb server: none is fetched twice, unless it has grown.
 pulled = Table(
     "pulled",
     metadata,
     Column("source", String(64), nullable=False, primary_key=True),
     Column("study_instance_uid", String(64), nullable=False, primary_key=True),
+    #: Which series were asked for: their modalities, sorted, with commas between them.
+    Column("modalities", Text, nullable=False, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
     #: Images received, and images that the peer could not give.
     Column("images", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
+    #: Images that the peer said the study has, of whatever modality; where it did not say, those it listed by series.
+    Column("listed", Integer, nullable=False),
     #: Whether all of it came; what did not is asked for again.
     Column("complete", Boolean, nullable=False),
     Column("error", Text),

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("id", Id, nullable=False),
         sa.Column("study", sa.String(length=64), nullable=False),
         sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("spool", sa.String(length=32), server_default="", nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=8), nullable=False),
         sa.Column("available_at", UtcDateTime(), nullable=False),
@@ -55,18 +56,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("study", "destination", name=op.f("uq_delivery_study_destination")),
     )
     op.create_index("ix_delivery_dead", "delivery", ["id"], **_where("state = 'dead'"))
-    op.create_index("ix_delivery_pending", "delivery", ["available_at"], **_where("state = 'pending'"))
+    op.create_index("ix_delivery_pending", "delivery", ["destination", "spool", "available_at"], **_where("state = 'pending'"))
     op.create_index("ix_delivery_running", "delivery", ["lease_until"], **_where("state = 'running'"))
     op.create_table(
         "pulled",
         sa.Column("source", sa.String(length=64), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("modalities", sa.Text(), nullable=False),
         sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("images", sa.Integer(), nullable=False),
         sa.Column("failed", sa.Integer(), nullable=False),
+        sa.Column("listed", sa.Integer(), nullable=False),
         sa.Column("complete", sa.Boolean(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("source", "study_instance_uid", name=op.f("pk_pulled")),
+        sa.PrimaryKeyConstraint("source", "study_instance_uid", "modalities", name=op.f("pk_pulled")),
     )
     op.create_table(
         "report",

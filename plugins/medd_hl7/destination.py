@@ -2,17 +2,16 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from medd.deliver.destination import Destination, Objects, Sent
 from medd.dicom.tls import client_context
 from medd.errors import PeerRefused, TransientError
-from medd.records import MediaType, StudyReport
+from medd.records import StudyReport
 from medd.settings import Settings as MeddSettings
 from medd.settings import TlsSettings
 from medd_hl7.message import build, control_id, read_acknowledgement
@@ -56,20 +55,20 @@ class Hl7Destination(Destination):
             report,
             sending=(self.own.sending_application, self.own.sending_facility),
             receiving=(self.own.receiving_application, self.own.receiving_facility),
-            patient_name=_patient_name(report),
+            patient_name=objects.patient_name(),
             processing_id=self.own.processing_id,
         )
         try:
             answer = self._exchange(message.encode())
-            code, text = read_acknowledgement(answer, control_id(report))
+            code = read_acknowledgement(answer, control_id(report))
         except ssl.SSLCertVerificationError as error:
             raise PeerRefused(f"{self.name}: the certificate is not trusted: {error.verify_message}") from error
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise TransientError(f"{self.name}: no acknowledgement: {what}") from error
         if code not in ("AA", "CA"):
-            shown = "".join(c for c in text if c.isprintable())[:64]
-            raise PeerRefused(f"{self.name}: answered with {code[:2]} {shown}".rstrip())
+            # Not the text that comes with it, which may name the patient.
+            raise PeerRefused(f"{self.name}: answered with {code[:2]}")
         yield Sent(report.sop_instance_uid, answer=code)
 
     def _exchange(self, message: bytes) -> str:
@@ -79,28 +78,21 @@ class Hl7Destination(Destination):
             OSError: The peer is away, or falls silent.
             ValueError: The answer is no message.
         """
+        deadline = time.monotonic() + self.own.timeout_s
         with socket.create_connection((self.own.host, self.own.port), timeout=self.own.timeout_s) as plain:
             connection = self._tls.wrap_socket(plain, server_hostname=self.own.host) if self._tls else plain
             with connection:
                 connection.sendall(_START + message + _END)
                 answer = b""
-                while not answer.endswith(_END):
+                while _END not in answer:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError(None, "the answer takes too long")
+                    connection.settimeout(left)
                     received = connection.recv(4096)
                     if not received:
                         raise ValueError("the connection was closed")
                     answer += received
                     if len(answer) > _LONGEST:
                         raise ValueError("the answer does not end")
-        return answer.removeprefix(_START).removesuffix(_END).decode("utf-8", "replace")
-
-
-def _patient_name(report: StudyReport) -> str:
-    """(0010,0010) Patient's Name of the first DICOM image, decoded by its own character set; "" where there is none."""
-    for image in report.images:
-        if image.media_type is MediaType.DICOM:
-            try:
-                header = dcmread(image.path, stop_before_pixels=True, specific_tags=["PatientName"], force=True)
-            except (OSError, InvalidDicomError):
-                return ""
-            return str(header.get("PatientName", ""))
-    return ""
+        return answer.split(_END)[0].removeprefix(_START).decode("utf-8", "replace")

@@ -34,11 +34,13 @@ def build(
         report: What is known of the study.
         sending: Our application and facility.
         receiving: Theirs.
-        patient_name: As DICOM writes it, "family^given^…", whose first five components are HL7's in the same order.
+        patient_name: As DICOM writes it, "family^given^middle^prefix^suffix".
         processing_id: "P" production, "T" training, "D" debugging.
     """
     when = _time(report.created_at)
-    name = "^".join(escape(part) for part in patient_name.split("=")[0].split("^")[:5])
+    parts = [escape(part) for part in patient_name.split("=")[0].split("^")[:5]]
+    # DICOM's fourth and fifth are prefix and suffix (PS3.5 section 6.2.1), HL7's suffix and prefix (XPN).
+    name = "^".join(parts[:3] + (parts[:2:-1] if len(parts) == 5 else ["", *parts[3:]] if parts[3:] else []))
     accession, study = escape(report.accession_number), escape(report.study_instance_uid)
     ends = "|".join(map(escape, (*sending, *receiving)))
     control = f"ORU^R01^ORU_R01|{control_id(report)}|{processing_id}|2.5.1"
@@ -77,8 +79,8 @@ def _time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
 
 
-def read_acknowledgement(message: str, expected: str) -> tuple[str, str]:
-    """MSA-1 and MSA-3 of an answer (HL7 2.5.1, section 2.14.8): the code, and what it says.
+def read_acknowledgement(message: str, expected: str) -> str:
+    """MSA-1 of an answer (HL7 2.5.1, section 2.14.8): the code.
 
     Raises:
         ValueError: It is no acknowledgement of the message `expected`.
@@ -88,5 +90,5 @@ def read_acknowledgement(message: str, expected: str) -> tuple[str, str]:
         if fields[0] == "MSA" and len(fields) > 2:
             if fields[2] != expected:
                 raise ValueError("acknowledges another message")
-            return fields[1], fields[3] if len(fields) > 3 else ""
+            return fields[1]
     raise ValueError("holds no MSA segment")

@@ -42,7 +42,7 @@ class WebhookDestination(Destination):
         url: HttpUrl
         #: A file with the secret of the signature; relative to the home folder, or absolute. Empty: unsigned.
         secret_file: str = ""
-        #: Certificates to trust instead of the system's, PEM.
+        #: Certificates to trust instead of the public ones that come with requests (certifi), PEM.
         ca: str = ""
         timeout_s: float = Field(default=10, gt=0)
 
@@ -57,7 +57,12 @@ class WebhookDestination(Destination):
                 raise SettingsError(f"destination {name!r}: secret_file: {file}: {error.strerror}") from error
             if not self._secret:
                 raise SettingsError(f"destination {name!r}: secret_file: {file} is empty")
-        self._trust: str | bool = str(settings.under_home(Path(own.ca))) if own.ca else True
+        self._trust: str | bool = True
+        if own.ca:
+            bundle = settings.under_home(Path(own.ca))
+            if not bundle.is_file():
+                raise SettingsError(f"destination {name!r}: ca: {bundle} is no file")
+            self._trust = str(bundle)
 
     def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
         """Post it once."""
@@ -68,16 +73,22 @@ class WebhookDestination(Destination):
         if self._secret:
             headers["X-Medd-Signature"] = sign(self._secret, body)
         try:
-            answer = requests.post(
-                str(self.own.url),
-                data=body,
-                headers=headers,
-                timeout=self.own.timeout_s,
-                allow_redirects=False,
-                verify=self._trust,
-            )
+            with requests.Session() as session:
+                session.trust_env = False  # no proxy and no password that happens to be set for somebody else
+                # What it answers beyond the status is never read.
+                with session.post(
+                    str(self.own.url),
+                    data=body,
+                    headers=headers,
+                    timeout=self.own.timeout_s,
+                    allow_redirects=False,
+                    verify=self._trust,
+                    stream=True,
+                ) as answer:
+                    pass
         except requests.exceptions.SSLError as error:
-            raise PeerRefused(f"{self.name}: the certificate is not trusted") from error
+            why = "its certificate is not trusted" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "no TLS"
+            raise TransientError(f"{self.name}: {why}") from error
         except requests.RequestException as error:
             raise TransientError(f"{self.name}: no answer: {type(error).__name__}") from error
         if answer.status_code in _TRANSIENT or answer.status_code >= 500:

@@ -19,7 +19,7 @@ from medd.store.inserts import InstanceInserter
 from medd.store.outbox import Deliveries, Outbox, count_deliveries, list_dead_deliveries
 from medd.store.reports import acknowledged, make_report, record_sent
 from medd.store.repository import record_predictions, set_not_assessed
-from medd.store.tables import delivery, instance
+from medd.store.tables import UtcDateTime, delivery, instance
 from tests.rows import instance_row, prediction_of
 
 STUDY = "1.2.1.1"
@@ -57,7 +57,7 @@ class Ward:
             self.outbox.open(connection, [id_])
 
     def claim(self, *names: str, limit: int = 10) -> list[Delivery]:
-        return self.deliveries.claim(names or self.outbox.destinations, limit)
+        return [one for name in names or self.outbox.destinations for one in self.deliveries.claim(name, limit)]
 
     def finish(self, claimed: Delivery) -> bool:
         with self.database.write() as connection:
@@ -185,7 +185,7 @@ def test_several_deliverers_never_claim_the_same(ward):
 
     def deliver(number: int) -> None:
         deliveries = Deliveries(ward.database, f"host:{number}")
-        while claimed := deliveries.claim(["pacs"], 3):
+        while claimed := deliveries.claim("pacs", 3):
             with guard:
                 found.extend(one.id for one in claimed)
 
@@ -224,9 +224,9 @@ def test_an_image_that_comes_while_its_study_is_sent_sends_it_once_more(ward):
 def test_a_claim_of_a_deliverer_that_died_comes_back(ward):
     ward.score(ward.receive(1))
     silent = Deliveries(ward.database, "host:1", lease_s=0.3)
-    [lost] = silent.claim(["pacs"], 1)
+    [lost] = silent.claim("pacs", 1)
     assert ward.deliveries.recover() == 0
-    silent.extend([lost.lease_token])
+    silent.extend([lost])
     time.sleep(0.5)
     assert ward.deliveries.recover() == 1
     [again] = ward.claim("pacs")
@@ -294,7 +294,65 @@ def test_a_clock_that_was_put_back_holds_no_delivery_up(ward):
     with ward.database.write() as connection:
         ahead = datetime.now(UTC) + timedelta(days=300)
         connection.execute(delivery.update().values(available_at=ahead))
+    assert ward.claim() == []
+    ward.deliveries.recover(own=True)
     assert len(ward.claim()) == 2
+
+
+def test_a_claim_that_is_not_held_any_more_is_not_extended_with_its_neighbours(ward):
+    ward.score(ward.receive(1), ward.receive(2))
+    deliveries = Deliveries(ward.database, "host:1", lease_s=0.5)
+    first, second = deliveries.claim("pacs", 2)
+    for _ in range(3):
+        time.sleep(0.3)
+        deliveries.extend([first])
+    assert deliveries.recover() == 1
+    assert [one.id for one in ward.claim("pacs")] == [second.id]
+
+
+def test_a_deliverer_leaves_what_lies_in_another_spool_to_others(ward):
+    ward.outbox = Outbox(("pacs",), 0, 60, "attic")
+    ward.score(ward.receive(1))
+    assert ward.claim("pacs") == []
+    assert len(Deliveries(ward.database, "other", spool="attic").claim("pacs", 10)) == 1
+
+
+def test_what_is_for_a_destination_that_is_gone_waits_and_costs_nothing(ward):
+    gone = Outbox(("gone",), 0, 60)
+    with ward.database.write() as connection:
+        statement = sa.text(gone.statement(":{}")).bindparams(
+            *(sa.bindparam(name, type_=UtcDateTime) for name in ("available_at", "due_by"))
+        )
+        connection.execute(statement, gone.rows([f"1.2.9.{number}" for number in range(3000)]))
+    ward.score(ward.receive(1))
+    assert len(ward.claim()) == 2
+    if ward.database.is_sqlite:
+        with ward.database.read() as connection:
+            plan = connection.execute(
+                sa.text(
+                    "EXPLAIN QUERY PLAN SELECT id FROM delivery WHERE state = 'pending' AND destination = 'pacs'"
+                    " AND spool = '' AND available_at <= '2027' ORDER BY available_at, id LIMIT 4"
+                )
+            ).all()
+        assert "SEARCH delivery USING INDEX ix_delivery_pending" in str(plan)
+    assert count_of(ward, "gone") == 3000
+
+
+def test_history_whose_rescoring_dies_opens_nothing(ward):
+    id_ = ward.receive(1)
+    queue = SqlQueue(ward.database, "worker", max_attempts=1, outbox=ward.outbox)
+    [job] = queue.claim(CLASSIFY, 1)
+    with ward.database.write() as connection:
+        queue.finish(connection, [job])
+        record_predictions(connection, [prediction_of(id_)])
+    assert queue.rescore(CLASSIFY, "stub/2") == 1
+    [again] = queue.claim(CLASSIFY, 1)
+    queue.retry(again, "no luck")
+    assert ward.states() == {}
+
+
+def count_of(ward: Ward, destination: str) -> int:
+    return sum(1 for _, to in ward.states() if to == destination)
 
 
 # Reports --------------------------------------------------------------------------------------------------------------
@@ -348,6 +406,26 @@ def test_images_of_different_patients_in_one_study_make_no_report(ward):
     with pytest.raises(InputError, match="different patients") as refusal:
         ward.report()
     assert "P1" not in str(refusal.value)
+
+
+def test_two_deliverers_make_one_report_of_the_same_study(ward):
+    ward.score(*(ward.receive(number, study_instance_uid=STUDY, patient_id="P") for number in range(1, 6)))
+    made: list[StudyReport | None] = []
+    threads = [threading.Thread(target=lambda: made.append(ward.report())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert all(one == made[0] for one in made)
+
+
+def test_a_study_uid_that_looks_like_a_digest_is_found_all_the_same(ward):
+    odd = "1" * 64
+    ward.score(ward.receive(1, study_instance_uid=odd))
+    made = ward.report(odd)
+    assert made is not None
+    assert made.study_instance_uid == odd
 
 
 def test_a_study_that_nobody_knows_makes_no_report(ward):

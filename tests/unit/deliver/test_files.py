@@ -14,6 +14,9 @@ class NoObjects:
     def make(self, kind: str) -> tuple[()]:
         return ()
 
+    def patient_name(self) -> str:
+        return ""
+
 
 def destination(tmp_path, **keys: object) -> FolderDestination:
     return FolderDestination("out", FolderDestination.Settings(**keys), settings.load(tmp_path))
@@ -44,6 +47,19 @@ def test_what_is_there_is_not_written_again_and_nothing_half_is_left(tmp_path, r
     first = [one.object for one in out.send(report, NoObjects(), ())]
     assert list(out.send(report, NoObjects(), first)) == []
     assert sorted(path.name for path in (tmp_path / "elsewhere" / "deep").iterdir()) == sorted(first)
+
+
+def test_what_holds_patients_ids_is_for_the_owner_and_his_group(tmp_path, report):
+    [taken] = destination(tmp_path).send(report, NoObjects(), ())
+    assert (tmp_path / "results" / taken.object).stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "results").stat().st_mode & 0o007 == 0
+
+
+def test_a_share_that_is_not_mounted_is_waited_for(tmp_path, report):
+    share = tmp_path / "mnt" / "share"
+    with pytest.raises(TransientError, match="No such file"):
+        list(destination(tmp_path, path=share).send(report, NoObjects(), ()))
+    assert not share.parent.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_waited_for(tmp_path, report):

@@ -245,21 +245,6 @@ def test_image_that_is_gone_may_come_back(tmp_path):
         ReportObjects(report(scored), CODES).make("sr")
 
 
-def test_heat_map_is_asked_for_where_the_report_has_none(tmp_path):
-    with_heat, without = prediction(), prediction(attachments=())
-    asked: list[int] = []
-
-    def find(instance_id: int) -> object:
-        asked.append(instance_id)
-        return with_heat.attachments
-
-    given = ReportObjects(report(image(tmp_path, film(), with_heat)), CODES).make("sc")[0]
-    found = ReportObjects(report(image(tmp_path, film(), without)), CODES, find).make("sc")[0]
-    bare = ReportObjects(report(image(tmp_path, film(), without)), CODES).make("sc")[0]
-    assert asked == [1]
-    assert given.PixelData == found.PixelData != bare.PixelData
-
-
 @pytest.mark.parametrize("size", [(64, 64), (2000, 1600), (1500, 1000), (400, 1000)])
 def test_picture_is_of_a_sensible_size_with_text_beneath(tmp_path, size):
     source = film(size=size)
@@ -307,3 +292,16 @@ def test_scored_again_is_another_object(tmp_path):
     one = all_objects(tmp_path, film())["sc"]
     two = all_objects(tmp_path, film(), scored_at=prediction().scored_at + timedelta(seconds=1))["sc"]
     assert one.SOPInstanceUID != two.SOPInstanceUID
+
+
+def test_a_patients_name_is_decoded_by_its_own_character_set(tmp_path):
+    charset, name = NAMES["cyrillic"]
+    made = ReportObjects(report(image(tmp_path, film_bytes(name, charset), prediction(), like=film())), CODES)
+    assert made.patient_name() == name.decode("iso8859_5")
+
+
+def test_an_image_that_is_not_there_is_no_nameless_patient(tmp_path):
+    gone = image(tmp_path, film(), prediction())
+    gone.path.unlink()
+    with pytest.raises(TransientError):
+        ReportObjects(report(gone), CODES).patient_name()

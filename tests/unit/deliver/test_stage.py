@@ -75,6 +75,7 @@ class Site:
         self.destinations = {one.name: one for one in destinations}
         self.outbox = Outbox(tuple(self.destinations), 0, 60)
         self.listener = Listener()
+        self.objects: Callable[[StudyReport], Any] = lambda _report: None
         self.manager = pluggy.PluginManager("medd")
         self.manager.add_hookspecs(hookspecs)
         self.manager.register(self.listener)
@@ -92,12 +93,12 @@ class Site:
             self.outbox.open(connection, ids)
 
     @contextmanager
-    def delivering(self, **options: Any) -> Iterator[Deliverer]:
-        deliverer = Deliverer(
-            Deliveries(self.database, "site"),
+    def delivering(self, lease_s: float = 60, **options: Any) -> Iterator[Deliverer]:
+        self.deliverer = deliverer = Deliverer(
+            Deliveries(self.database, "site", lease_s),
             self.destinations,
             Spool(),
-            lambda _report: None,  # type: ignore[arg-type, return-value]
+            self.objects,
             self.manager,
             poll_s=0.02,
             **options,
@@ -188,6 +189,76 @@ def test_what_fails_for_too_long_is_given_up(tmp_path):
     with site.delivering(give_up_after_s=1.5):
         wait_until(lambda: set(site.states().values()) == {"dead"}, 60)
     assert len(site.destinations["away"].tries) > 1
+
+
+def test_a_slow_destination_holds_no_quick_one_up(tmp_path):
+    slow, quick = Recorder("slow", lambda _report: time.sleep(0.5)), Recorder("quick")
+    site = Site(tmp_path, slow, quick)
+    site.score(*(site.receive(number) for number in range(1, 21)))
+    with site.delivering(threads=2):
+        wait_until(lambda: len(quick.received) == 20)
+        assert len(slow.received) < 15
+
+
+def test_an_image_that_is_not_on_our_disk_rests_no_destination(tmp_path):
+    class Missing:
+        def make(self, kind: str) -> list[Any]:
+            raise TransientError("spool: no such file")
+
+        def patient_name(self) -> str:
+            raise TransientError("spool: no such file")
+
+    class Asker(Recorder):
+        def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
+            if report.study_instance_uid != "1.2.1.9":
+                objects.make("sr")
+            yield from super().send(report, objects, known)
+
+    asker = Asker("asker")
+    site = Site(tmp_path, asker)
+    site.objects = lambda _report: Missing()
+    site.score(*(site.receive(number) for number in range(1, 10)))
+    with site.delivering():
+        wait_until(lambda: site.states()["1.2.1.9", "asker"] == "done", 5, "the study whose images are there")
+
+
+def test_what_had_nothing_to_send_wakes_no_destination_that_rests(tmp_path):
+    class Choosy(Recorder):
+        def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
+            if report.study_instance_uid.endswith(".1"):
+                yield from super().send(report, objects, known)
+
+    away = Choosy("away", fail(TransientError("away")))
+    site = Site(tmp_path, away)
+    site.score(*(site.receive(number) for number in range(1, 6)))
+    with site.delivering():
+        time.sleep(4)
+    assert len(away.tries) <= 3, "after 1 and 2 more seconds"
+
+
+def test_what_a_plugin_yields_before_its_bug_is_kept(tmp_path):
+    buggy = Recorder("buggy", fail(KeyError("bug"), 1))  # type: ignore[arg-type]
+    site = Site(tmp_path, buggy)
+    site.score(site.receive(1))
+    with site.delivering():
+        wait_until(lambda: set(site.states().values()) == {"done"}, 30)
+        with site.database.read() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(sent)) == 2
+    assert len(buggy.tries) == 2
+
+
+def test_what_is_being_sent_is_finished_before_the_end_and_taken_by_nobody_else(tmp_path):
+    slow = Recorder("slow", lambda _report: time.sleep(2.5))
+    site = Site(tmp_path, slow)
+    site.score(site.receive(1))
+    with site.delivering(lease_s=1):
+        wait_until(lambda: slow.tries)
+        other = Deliveries(site.database, "other", lease_s=1)
+        stopper = threading.Timer(0.2, site.deliverer.stop)
+        stopper.start()
+        time.sleep(1.8)
+        assert other.recover() == 0
+    assert set(site.states().values()) == {"done"}
 
 
 def test_a_destination_with_a_bug_harms_no_other_study(tmp_path):

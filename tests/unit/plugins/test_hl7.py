@@ -2,7 +2,9 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import hl7
 import pytest
@@ -13,6 +15,17 @@ from medd_hl7.destination import Hl7Destination
 from medd_hl7.message import build, escape, read_acknowledgement
 from tests.support import free_port
 from tests.unit.deliver.conftest import report  # noqa: F401
+
+
+class Nameless:
+    """The objects of a report of image files."""
+
+    def make(self, kind: str) -> tuple[()]:
+        return ()
+
+    def patient_name(self) -> str:
+        return ""
+
 
 SIDES = {"sending": ("MEDD", "ward"), "receiving": ("RIS", "hospital")}
 
@@ -62,7 +75,7 @@ def receiver(request: pytest.FixtureRequest) -> Iterator[Receiver]:
 
 def send(tmp_path, port: int, report, **keys: object) -> list:  # noqa: F811
     own = Hl7Destination.Settings(host="127.0.0.1", port=port, timeout_s=2, **keys)
-    return list(Hl7Destination("ris", own, settings.load(tmp_path)).send(report, None, ()))  # type: ignore[arg-type]
+    return list(Hl7Destination("ris", own, settings.load(tmp_path)).send(report, Nameless(), ()))
 
 
 def test_an_independent_parser_reads_what_was_meant(report):  # noqa: F811
@@ -103,10 +116,52 @@ def test_a_message_is_sent_and_acknowledged(tmp_path, receiver, report):  # noqa
     assert len(receiver.received) == 1
 
 
-@pytest.mark.parametrize("receiver", [acknowledge("AR", "unknown facility")], indirect=True)
-def test_a_rejection_is_final_and_says_why(tmp_path, receiver, report):  # noqa: F811
-    with pytest.raises(PeerRefused, match="AR unknown facility"):
+@pytest.mark.parametrize("receiver", [acknowledge("AR", "patient DOE^JOHN unknown")], indirect=True)
+def test_a_rejection_is_final_and_what_it_says_of_the_patient_is_not_repeated(tmp_path, receiver, report):  # noqa: F811
+    with pytest.raises(PeerRefused, match=r"answered with AR$"):
         send(tmp_path, receiver.port, report)
+
+
+@pytest.mark.parametrize("receiver", [lambda message: acknowledge("AA")(message) + b"\r\n"], indirect=True)
+def test_a_line_end_behind_the_acknowledgement_does_no_harm(tmp_path, receiver, report):  # noqa: F811
+    assert len(send(tmp_path, receiver.port, report)) == 1
+
+
+def test_a_receiver_that_trickles_is_given_up_in_time(tmp_path, report):  # noqa: F811
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            while not stop.wait(0.2):
+                connection.sendall(b"M")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(TransientError, match=r"takes too long|timed out"):
+            send(tmp_path, listening.getsockname()[1], report)
+    finally:
+        stop.set()
+        thread.join()
+        listening.close()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("dicom", "written"),
+    [
+        ("Adams^John^Robert^Rev.^Jr.", "Adams^John^Robert^Jr.^Rev."),
+        ("Adams^John^Robert^Rev.", "Adams^John^Robert^^Rev."),
+        ("Adams^John", "Adams^John"),
+        ("", ""),
+    ],
+)
+def test_prefix_and_suffix_change_places(report, dicom, written):  # noqa: F811
+    message = hl7.parse(build(report, **SIDES, patient_name=dicom))
+    assert str(message.segment("PID")[5]) == written
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,17 @@ def test_a_secret_that_is_missing_or_empty_is_refused_at_start(tmp_path):
         webhook(tmp_path, 1, secret_file="secret")
 
 
+def test_a_server_without_tls_or_with_a_strange_certificate_is_waited_for(tmp_path, server, report):  # noqa: F811
+    own = WebhookDestination.Settings(url=f"https://127.0.0.1:{server.server_port}/", timeout_s=2)
+    with pytest.raises(TransientError, match="no TLS"):
+        send(WebhookDestination("hook", own, settings.load(tmp_path)), report)
+
+
+def test_certificates_that_are_missing_are_refused_at_start(tmp_path):
+    with pytest.raises(SettingsError, match=r"ca: .*ca\.pem is no file"):
+        webhook(tmp_path, 1, ca="ca.pem")
+
+
 def test_only_web_addresses_are_taken():
     with pytest.raises(ValidationError):
         WebhookDestination.Settings(url="file:///etc/passwd")
