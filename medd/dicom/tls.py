@@ -71,7 +71,7 @@ def client_context(tls: TlsSettings, home: Path, where: str = "tls") -> ssl.SSLC
 
 
 def certificate_days_left(tls: TlsSettings, home: Path, where: str = "tls", now: datetime | None = None) -> float:
-    """Days until the first certificate of our chain runs out; negative when it has.
+    """Days until our own certificate, the first of its chain, runs out; negative when it has.
 
     Args:
         tls: The table of the settings; its certificate is set.
@@ -82,14 +82,34 @@ def certificate_days_left(tls: TlsSettings, home: Path, where: str = "tls", now:
     Raises:
         SettingsError: The file is missing, unreadable or holds no certificate.
     """
-    text = _read(home / tls.certificate, f"{where}.certificate")
+    [own, *_issuers] = _days_left(home / tls.certificate, f"{where}.certificate", now)
+    return own
+
+
+def authority_days_left(tls: TlsSettings, home: Path, where: str = "tls", now: datetime | None = None) -> list[float]:
+    """Days until each of the certificates that we trust runs out; negative for those that have.
+
+    Args:
+        tls: The table of the settings; its ca is set.
+        home: Where relative paths begin.
+        where: The table's name, for messages.
+        now: By default the clock's.
+
+    Raises:
+        SettingsError: The file is missing, unreadable or holds no certificate.
+    """
+    return _days_left(home / tls.ca, f"{where}.ca", now)
+
+
+def _days_left(file: Path, setting: str, now: datetime | None) -> list[float]:
+    text = _read(file, setting)
     try:
         ends = [_not_after(ssl.PEM_cert_to_DER_cert(block)) for block in _blocks(text)]
     except (ValueError, IndexError, StopIteration) as error:
-        raise _not_pem(f"{where}.certificate", home / tls.certificate, "certificate") from error
+        raise _not_pem(setting, file, "certificate") from error
     if not ends:
-        raise _not_pem(f"{where}.certificate", home / tls.certificate, "certificate")
-    return (min(ends) - (now or datetime.now(UTC))).total_seconds() / 86400
+        raise _not_pem(setting, file, "certificate")
+    return [(end - (now or datetime.now(UTC))).total_seconds() / 86400 for end in ends]
 
 
 def _context(protocol: int) -> ssl.SSLContext:

@@ -13,6 +13,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("plugins", data.check_plugins),
     ("home", host.check_home),
     ("spool", host.check_spool),
+    ("database folder", host.check_database_folder),
+    ("inbox", host.check_inboxes),
     ("file system", host.check_file_system),
     ("disk", host.check_disk),
     ("fsync", host.check_fsync),

@@ -1,18 +1,21 @@
 """What the daemon works with: settings, plugins, database, models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from medd import pipeline, plugins
+from medd.classify.classifier import load, prepare
 from medd.deliver.build import build_destinations
+from medd.dicom import samples
 from medd.dicom.peers import known_peers
 from medd.doctor.finding import Finding, State
 from medd.doctor.host import WARN_CLOCK_S
-from medd.errors import MeddError, SchemaOutOfDate, SettingsError
-from medd.records import Role
+from medd.errors import ModelError, PluginError, SchemaOutOfDate, SettingsError
+from medd.hookspecs import ClassifierSpec
+from medd.records import ModelVersion, Role
 from medd.registry import bundle as bundles
 from medd.registry import registry
 from medd.settings import Settings
@@ -88,30 +91,61 @@ def _compare_clocks(database: Database) -> Iterator[Finding]:
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
-    """Whether the models in use are, byte for byte, those that were registered."""
-    spec = registry.find_spec(settings.model.classifier, plugins.classifiers(pipeline.load_plugins(settings)))
+    """Whether the models in use are, byte for byte, those that were registered, and can score."""
+    specs = plugins.classifiers(pipeline.load_plugins(settings))
+    spec = registry.find_spec(settings.model.classifier, specs)
     database = Database(settings.database_url)
     try:
         is_there = database.file is None or database.file.is_file()
+        schema = databases.current_schema(database) if is_there else None
+        if schema is not None and schema != databases.SCHEMA:
+            found = f"which is on duty cannot be told from schema {schema}"
+            yield Finding(State.WARN, "model", found, "mend the database, then look again")
+            return
         on_duty = {}
-        if is_there and databases.current_schema(database) == databases.SCHEMA:
+        if schema is not None:
             with database.read() as connection:
                 on_duty = find_on_duty(connection, spec.name)
     finally:
         database.close()
     if Role.CHAMPION not in on_duty:
-        if spec.bundle is None:
-            yield Finding(State.FAIL, "model", f"{spec.name}: none on duty, and none shipped", "train one: medd train")
-            return
-        bundle = bundles.read(spec.bundle)
-        yield Finding(State.OK, "model", f"{bundle.ref}, as shipped: {len(bundle.files)} files have their digests")
+        yield _try_shipped(spec, specs)
     for role, model in sorted(on_duty.items()):
-        try:
-            registry.check(model)
-        except MeddError as error:
-            # Without its champion a worker goes on with the one before; a candidate is nobody's result.
-            state = State.FAIL if role is Role.CHAMPION else State.WARN
-            advice = "restore the bundle from its back-up, or: medd models rollback"
-            yield Finding(state, f"model {role}", str(error), advice)
-        else:
-            yield Finding(State.OK, f"model {role}", f"{model.ref}: sha256 {model.digest[:16]}… verified")
+        yield _try_registered(role, model, specs)
+
+
+def _try_shipped(spec: ClassifierSpec, specs: Sequence[ClassifierSpec]) -> Finding:
+    if spec.bundle is None:
+        return Finding(State.FAIL, "model", f"{spec.name}: none on duty, and none shipped", "train one: medd train")
+    try:
+        bundle = bundles.read(spec.bundle)
+        _score(spec.bundle, specs)
+    except (ModelError, PluginError) as error:
+        return Finding(State.FAIL, "model", str(error), "install medd, or the plugin, and what it needs again")
+    found = f"{bundle.ref}, as shipped: {len(bundle.files)} files have their digests; a film was scored"
+    return Finding(State.OK, "model", found)
+
+
+def _try_registered(role: Role, model: ModelVersion, specs: Sequence[ClassifierSpec]) -> Finding:
+    # Without its champion a worker goes on with the one before; a candidate is nobody's result.
+    state, name = State.FAIL if role is Role.CHAMPION else State.WARN, f"model {role}"
+    try:
+        registry.check(model)
+    except ModelError as error:
+        return Finding(state, name, str(error), "restore the bundle from its back-up, or: medd models rollback")
+    try:
+        _score(model.path, specs)
+    except (ModelError, PluginError) as error:
+        return Finding(state, name, str(error), "install what it runs on again, or: medd models rollback")
+    return Finding(State.OK, name, f"{model.ref}: sha256 {model.digest[:16]}… verified; a film was scored")
+
+
+def _score(folder: Path, specs: Sequence[ClassifierSpec]) -> None:
+    """Do with a drawn film what a worker does; that the model may find it unlike a radiograph is fine.
+
+    Raises:
+        ModelUnusable: The model cannot be loaded, or fails on the film.
+        PluginError: No plugin brings its classifier, or what it names is not there.
+    """
+    model = load(folder, specs, threads=1)
+    model.judge([prepare(samples.expected(), model.bundle.preprocess)], [0])

@@ -9,11 +9,14 @@ import stat
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from medd.dicom.pseudonyms import KEY_FILE
 from medd.doctor.finding import Finding, State
-from medd.settings import Settings
+from medd.errors import SettingsError
+from medd.settings import InboxSettings, Settings
+from medd.store.database import Database
 from medd.store.spool import sync_folder
 
 _GIB = 1 << 30
@@ -44,14 +47,50 @@ def check_spool(settings: Settings) -> Iterator[Finding]:
     yield _writable("spool", settings.under_home(settings.spool.path))
 
 
+def check_database_folder(settings: Settings) -> Iterator[Finding]:
+    """Whether the folder of a SQLite database outside the home can be written."""
+    folder = _folders(settings).get("database")
+    if folder is not None and not folder.exists():
+        yield Finding(State.FAIL, "database folder", f"{folder} is not there", "make it: SQLite makes no folders")
+    elif folder is not None:
+        yield _writable("database folder", folder)
+
+
+def check_inboxes(settings: Settings) -> Iterator[Finding]:
+    """Whether each inbox is there or can be made, and its files can be read and put aside."""
+    if not settings.inbox:
+        yield Finding(State.OK, "inbox", "none")
+    for inbox in settings.inbox:
+        yield _look_into(inbox, settings.under_home(inbox.path))
+
+
+def _look_into(inbox: InboxSettings, folder: Path) -> Finding:
+    try:
+        is_there = folder.is_dir()
+        if is_there:
+            with os.scandir(folder) as entries:
+                next(entries, None)
+    except OSError as error:
+        advice = f"let the user that runs medd ({os.geteuid()}) read there"
+        return Finding(State.FAIL, "inbox", f"{folder} cannot be read: {error.strerror}", advice)
+    if is_there and inbox.after == "leave":
+        return Finding(State.OK, "inbox", f"{folder} can be read")
+    finding = _writable("inbox", folder)
+    if finding.state is State.OK or not is_there:
+        return finding
+    return replace(finding, advice=f'{finding.advice}, or set after = "leave"')
+
+
 def check_file_system(settings: Settings) -> Iterator[Finding]:
-    """Whether home and spool lie where bytes stay and locks hold."""
-    for name, folder in _folders(settings).items():
+    """Whether home, spool and database lie where bytes stay and locks hold."""
+    folders = _folders(settings)
+    holds_locks = "database" if "database" in folders else "home"
+    for name, folder in folders.items():
         kind = file_system_of(_existing(folder))
         if kind in _VOLATILE:
             advice = "its content is gone after a restart: take a disk"
             yield Finding(State.FAIL, f"file system {name}", f"{folder}: {kind}", advice)
-        elif kind in _NETWORK and name == "home" and settings.database.url.startswith("sqlite"):
+        elif kind in _NETWORK and name == holds_locks and settings.database.url.startswith("sqlite"):
             advice = "SQLite's locks do not hold there: take a local disk, or PostgreSQL"
             yield Finding(State.FAIL, f"file system {name}", f"{folder}: {kind}", advice)
         else:
@@ -157,7 +196,15 @@ def file_system_of(folder: Path, mounts: Path = _MOUNTS) -> str:
 
 
 def _folders(settings: Settings) -> dict[str, Path]:
-    return {"home": settings.home, "spool": settings.under_home(settings.spool.path)}
+    folders = {"home": settings.home, "spool": settings.under_home(settings.spool.path)}
+    try:
+        database = Database(settings.database_url)
+    except SettingsError:  # told by the check of the database
+        return folders
+    database.close()
+    if database.file is not None and database.file.parent.absolute() != settings.home.absolute():
+        folders["database"] = database.file.parent
+    return folders
 
 
 def _existing(folder: Path) -> Path:
@@ -167,8 +214,8 @@ def _existing(folder: Path) -> Path:
 
 def _writable(name: str, folder: Path) -> Finding:
     try:
-        there = _existing(folder)
-        if folder.exists() and there != folder:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         probe = there / f".probe-{secrets.token_hex(4)}"
         probe.touch()

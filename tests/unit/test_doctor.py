@@ -1,13 +1,15 @@
 """The doctor finds what is wrong, says what to do, and is stopped by nothing."""
 
+import contextlib
 import errno
 import http.server
 import json
 import os
 import socket
+import sys
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification
 
 from medd import pipeline, settings, supervisor
 from medd.dicom import samples
+from medd.dicom.network import associate
 from medd.dicom.pseudonyms import load_pseudonyms
 from medd.doctor import CHECKS, Finding, State, codecs, data, examine, host, network
 from medd.errors import InputError, TransientError
@@ -28,7 +31,7 @@ from medd.ingest.listener import supported_transfer_syntaxes
 from medd.ingest.retrieve import TRANSFER_SYNTAXES
 from medd.registry.changes import Change, set_candidate
 from medd.store.tables import instance
-from medd.testing import stub_bundle, write_stub_plugin
+from medd.testing import StubClassifier, stub_bundle, write_stub_plugin
 from tests.certificates import Authority
 from tests.rows import instance_row
 from tests.support import free_port
@@ -169,6 +172,56 @@ def test_a_key_that_others_may_read_warns(loaded):
 def test_a_file_in_place_of_the_spool_fails(loaded):
     (loaded.home / "spool").write_text("")
     assert one(host.check_spool(loaded)).state is State.FAIL
+
+
+def test_an_inbox_that_cannot_be_made_read_or_written_fails(loaded, monkeypatch, tmp_path):
+    assert "can be made" in one(host.check_inboxes(loaded)).found
+    assert one(host.check_inboxes(change(loaded, inbox=[]))).state is State.OK
+    for path in (Path("/proc/nonexistent"), tmp_path / "a file" / "below"):
+        (tmp_path / "a file").touch()
+        assert one(host.check_inboxes(change(loaded, inbox=[{"path": path}]))).state is State.FAIL
+    (tmp_path / "in").mkdir()
+    tables = [{"path": tmp_path / "in", "after": after} for after in ("move", "delete", "leave")]
+    several = change(loaded, inbox=tables)
+    assert [finding.state for finding in host.check_inboxes(several)] == ["OK", "OK", "OK"]
+    assert list((tmp_path / "in").iterdir()) == []
+
+    def refuse(*_, **__):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert [finding.state for finding in host.check_inboxes(several)] == ["FAIL", "FAIL", "OK"]
+    assert 'after = "leave"' in next(host.check_inboxes(several)).advice
+    monkeypatch.setattr(host.os, "scandir", refuse)
+    assert [finding.state for finding in host.check_inboxes(several)] == ["FAIL", "FAIL", "FAIL"]
+
+
+def test_the_folder_of_a_database_outside_the_home_is_looked_at(loaded, monkeypatch, tmp_path):
+    assert list(host.check_database_folder(loaded)) == []
+    outside = change(loaded, database={"url": f"sqlite:///{tmp_path}/db/medd.db"})
+    finding = one(host.check_database_folder(outside))
+    assert (finding.state, "is not there" in finding.found) == (State.FAIL, True)
+    (tmp_path / "db").mkdir()
+    assert one(host.check_database_folder(outside)).state is State.OK
+    kinds = {loaded.home: "ext4", loaded.home.parent: "ext4"}
+    for kind, state in (("ext4", State.OK), ("tmpfs", State.FAIL), ("cifs", State.FAIL)):
+        monkeypatch.setattr(host, "file_system_of", lambda folder, kind=kind: kinds.get(folder, kind))
+        found = states(host.check_file_system(outside))
+        assert found == {"file system home": "OK", "file system spool": "OK", "file system database": state}
+    # Where no database lies, no lock of it can fail.
+    monkeypatch.setattr(host, "file_system_of", lambda folder: "ext4" if folder == tmp_path / "db" else "nfs4")
+    assert set(states(host.check_file_system(outside)).values()) == {State.OK}
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(host.shutil, "disk_usage", lambda folder: usage(2**40, 0, 0 if folder.name == "db" else 2**39))
+    monkeypatch.setattr(Path, "stat", lambda self: namedtuple("stat", "st_dev")(self.name == "db"))
+    monkeypatch.setattr(Path, "is_dir", lambda self: True)
+    assert states(host.check_disk(outside)) == {"disk home": State.OK, "disk database": State.FAIL}
+
+
+def test_a_database_url_that_is_none_keeps_no_other_check_from_its_work(loaded):
+    odd = change(loaded, database={"url": "nonsense"})
+    assert set(states(host.check_disk(odd))) >= {"disk home"}
+    assert one(examine(odd, (("database", data.check_database),))).state is State.FAIL
 
 
 @pytest.mark.parametrize(
@@ -327,6 +380,31 @@ def test_a_champion_that_was_altered_fails_and_a_candidate_warns(loaded, tmp_pat
     assert states(data.check_models(loaded)) == {"model candidate": State.WARN, "model champion": State.FAIL}
 
 
+def test_a_model_that_cannot_score_fails_though_its_bytes_are_right(loaded, monkeypatch):
+    shipped = change(loaded, model={"classifier": "pneumonia"})
+    assert "a film was scored" in one(data.check_models(shipped)).found
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # the import fails
+    finding = one(data.check_models(shipped))
+    assert (finding.state, "onnxruntime" in finding.found) == (State.FAIL, True)
+    pipeline.open_models(shipped).champion()
+    finding = one(data.check_models(shipped))
+    assert (finding.state, finding.name, "onnxruntime" in finding.found) == (State.FAIL, "model champion", True)
+
+
+def test_a_model_that_fails_on_a_film_fails(loaded, monkeypatch):
+    monkeypatch.setattr(StubClassifier, "predict", lambda self, batch: np.full((len(batch), 2), np.nan, np.float32))
+    finding = one(data.check_models(loaded))
+    assert (finding.state, "sum to 1" in finding.found) == (State.FAIL, True)
+
+
+def test_a_model_on_duty_is_not_guessed_from_another_schema(loaded):
+    database = pipeline.open_database(loaded)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    finding = one(data.check_models(loaded))
+    assert (finding.state, "0001" in finding.found, "as shipped" in finding.found) == (State.WARN, True, False)
+
+
 # -- network -------------------------------------------------------------------------------------------------------
 
 
@@ -362,12 +440,98 @@ def test_a_port_that_our_own_receiver_serves_is_fine(loaded):
     assert one(network.check_listener(loaded)).state is State.OK
 
 
-def test_a_receiver_that_does_not_answer_fails(loaded, monkeypatch):
+@pytest.fixture
+def served(loaded: settings.Settings) -> Iterator[Callable[..., settings.Settings]]:
+    """Serves the home with other settings of the listener, as a daemon would, and gives these settings."""
+    with contextlib.ExitStack() as ends:
+
+        def serve(**table: Any) -> settings.Settings:
+            changed = change(loaded, listener=table)
+            receiver = pipeline.build_receiver(changed)
+            ends.callback(os.close, supervisor.lock_stage(changed, "receive"))
+            receiver.start()
+            ends.callback(receiver.stop)
+            return changed
+
+        yield serve
+
+
+@pytest.mark.parametrize(
+    ("table", "state", "told"),
+    [
+        ({"allowed_hosts": ["10.0.0.0/8"]}, "OK", "not asked, as listener.allowed_hosts leaves out 127.0.0.1"),
+        ({"allowed_hosts": ["10.0.0.0/8", "127.0.0.0/8"]}, "OK", "answers C-ECHO"),
+        ({"allowed_hosts": ["10.0.0.0/8"], "host": "0.0.0.0"}, "OK", "leaves out 127.0.0.1"),
+        ({"allowed_calling_ae": ["MODALITY"]}, "OK", "rejects the association"),
+    ],
+)
+def test_a_healthy_listener_that_does_not_want_us_is_fine(served, table, state, told):
+    finding = one(network.check_listener(served(**table)))
+    assert (finding.state, told in finding.found) == (state, True)
+
+
+def test_a_listener_that_is_full_for_the_moment_warns(served):
+    full = served(max_associations=1)
+    me = settings.PeerSettings(name="me", host="127.0.0.1", port=full.listener.port, ae_title="MEDD")
+    with associate(me, "OTHER", [build_context(Verification)]):
+        finding = one(network.check_listener(full))
+    assert (finding.state, "rejects the association" in finding.found) == (State.WARN, True)
+
+
+def test_an_allowed_host_that_is_no_address_fails(loaded):
+    odd = change(loaded, listener={"allowed_hosts": ["modality.example"]})
+    finding = one(examine(odd, (("listener", network.check_listener),)))
+    assert (finding.state, finding.found.startswith("listener.allowed_hosts: ")) == (State.FAIL, True)
+
+
+def test_a_listener_that_answers_c_echo_with_a_failure_fails(loaded):
+    lock = supervisor.lock_stage(loaded, "receive")
+    entity = AE("MEDD")
+    entity.add_supported_context(Verification)
+    handlers = [(evt.EVT_C_ECHO, lambda event: 0x0110)]
+    server = entity.start_server(("127.0.0.1", loaded.listener.port), block=False, evt_handlers=handlers)
+    finding = one(network.check_listener(loaded))
+    server.shutdown()
+    os.close(lock)
+    assert (finding.state, "0x0110" in finding.found) == (State.FAIL, True)
+
+
+@pytest.mark.peers
+def test_a_listener_with_tls_is_asked_unless_its_callers_need_a_certificate(served, loaded):
+    certificate, key = Authority(loaded.home).issue("own")
+    table = {"certificate": certificate.name, "key": key.name, "ca": ""}
+    with_tls = served(tls=table)
+    finding = one(network.check_listener(with_tls))
+    assert (finding.state, "answers C-ECHO" in finding.found) == (State.OK, True)
+    finding = one(network.check_listener(change(with_tls, listener={"tls": table | {"ca": "ca.pem"}})))
+    assert (finding.state, "not asked" in finding.found) == (State.OK, True)
+
+
+@pytest.mark.parametrize("tls", [{}, {"certificate": "own.pem"}])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves the socket open
+def test_a_receiver_that_does_not_answer_fails(loaded, monkeypatch, tls):
     monkeypatch.setattr(network, "TIMEOUT_S", 0.5)
     lock = supervisor.lock_stage(loaded, "receive")
     with socket.create_server(("127.0.0.1", loaded.listener.port)):
-        assert one(network.check_listener(loaded)).state is State.FAIL
+        assert one(network.check_listener(change(loaded, listener={"tls": tls}))).state is State.FAIL
     os.close(lock)
+
+
+def test_whose_port_it_is_cannot_be_told_by_a_stranger(loaded, monkeypatch):
+    lock = supervisor.lock_stage(loaded, "receive")
+    openly = os.open
+
+    def refuse(path, *arguments, **named):
+        if str(path).endswith("receive.lock"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return openly(path, *arguments, **named)
+
+    monkeypatch.setattr(network.os, "open", refuse)
+    with socket.create_server(("127.0.0.1", loaded.listener.port)):
+        finding = one(network.check_listener(loaded))
+    os.close(lock)
+    assert (finding.state, "cannot be told" in finding.found) == (State.WARN, True)
+    assert "as the user" in finding.advice
 
 
 def test_an_address_that_is_not_ours_fails(loaded):
@@ -380,9 +544,19 @@ def test_peers_and_pacs_destinations_are_called(loaded, pacs):
     away = pacs | {"name": "away", "port": free_port()}
     stranger = pacs | {"name": "stranger", "ae_title": "OTHER", "type": "pacs"}
     called = list(network.check_peers(change(loaded, peer=[pacs, away], destination=[stranger])))
-    assert states(called) == {"peer pacs": State.OK, "peer away": State.FAIL, "peer stranger": State.FAIL}
+    assert states(called) == {"peer pacs": State.OK, "peer away": State.FAIL, "destination stranger": State.FAIL}
     assert "is it running" in called[1].advice
     assert "AE title" in called[2].advice
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves the socket open
+def test_a_destination_is_called_where_it_is_also_when_a_peer_has_its_name(loaded, pacs):
+    elsewhere = pacs | {"type": "pacs", "port": free_port(), "tls": {"ca": "nowhere.pem"}}
+    both = change(loaded, peer=[pacs], destination=[elsewhere])
+    assert states(network.check_peers(both)) == {"peer pacs": State.OK, "destination pacs": State.FAIL}
+    assert states(network.check_tls(both)) == {"tls destination pacs: tls": State.FAIL}
+    in_the_clear = change(both, destination=[elsewhere | {"tls": None}])
+    assert states(network.check_peers(in_the_clear)) == {"peer pacs": State.OK, "destination pacs": State.FAIL}
 
 
 def test_a_dicomweb_server_is_asked_for_a_study_that_nobody_has(loaded):
@@ -425,11 +599,24 @@ def test_certificates_are_told_by_the_days_they_have_left(loaded, pacs):
     found = states(network.check_tls(change(loaded, listener={"tls": tables["long"]}, peer=peers)))
     assert found == {
         "tls listener.tls.certificate": State.OK,
-        "tls peer 'short': tls.certificate": State.WARN,
-        "tls peer 'gone': tls.certificate": State.FAIL,
+        "tls peer short: tls.certificate": State.WARN,
+        "tls peer gone: tls.certificate": State.FAIL,
     }
-    trusting = change(loaded, listener={"tls": tables["long"] | {"ca": "gone.pem"}})
-    assert states(network.check_tls(trusting))["tls listener.tls.ca"] is State.FAIL
+
+
+@pytest.mark.peers
+def test_a_chain_is_judged_by_our_own_certificate_and_authorities_warn_at_worst(loaded):
+    authority = Authority(loaded.home)
+    for name, days in (("long", 400), ("gone", 0)):
+        authority.issue(name, days=days)
+    texts = {name: (loaded.home / f"{name}.pem").read_text() for name in ("long", "gone")}
+    (loaded.home / "chain.pem").write_text(texts["long"] + texts["gone"])
+    table = {"certificate": "chain.pem", "key": "long.key", "ca": "long.pem"}
+    found = states(network.check_tls(change(loaded, listener={"tls": table})))
+    assert found == {"tls listener.tls.certificate": State.OK, "tls listener.tls.ca": State.OK}
+    found = list(network.check_tls(change(loaded, listener={"tls": table | {"ca": "chain.pem"}})))
+    assert states(found)["tls listener.tls.ca"] is State.WARN
+    assert "of 2 certificates that are trusted, 1 ran out" in found[1].found
 
 
 def test_a_certificate_that_cannot_be_used_fails_and_the_next_is_still_told(loaded, pacs):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medd.dicom.tls import CIPHER_SUITES, certificate_days_left, client_context, server_context
+from medd.dicom.tls import CIPHER_SUITES, authority_days_left, certificate_days_left, client_context, server_context
 from medd.errors import SettingsError
 from medd.settings import TlsSettings
 from tests.certificates import Authority
@@ -105,7 +105,7 @@ def test_a_listener_without_a_certificate_and_a_key_without_one_are_refused(auth
         client_context(TlsSettings(key="own.key"), authority.folder)
 
 
-def test_days_left_are_those_of_the_first_of_the_chain_to_run_out(authority: Authority) -> None:
+def test_days_left_are_those_of_our_own_certificate_whatever_stands_behind_it(authority: Authority) -> None:
     long, _ = authority.issue("long", days=20000)  # beyond 2050: another form of time
     short, _ = authority.issue("short", days=3)
     chain = authority.folder / "chain.pem"
@@ -116,15 +116,20 @@ def test_days_left_are_those_of_the_first_of_the_chain_to_run_out(authority: Aut
         return certificate_days_left(TlsSettings(certificate=name), authority.folder, now=now)
 
     assert left("long.pem") == pytest.approx(20000, abs=0.01)
-    assert left("chain.pem") == left("short.pem") == pytest.approx(3, abs=0.01)
+    assert left("short.pem") == pytest.approx(3, abs=0.01)
+    assert left("chain.pem") == left("long.pem")
     later = now + timedelta(days=4)
-    assert certificate_days_left(TlsSettings(certificate="chain.pem"), authority.folder, now=later) < 0
+    assert certificate_days_left(TlsSettings(certificate="short.pem"), authority.folder, now=later) < 0
+    trusted = authority_days_left(TlsSettings(ca="chain.pem"), authority.folder, now=now)
+    assert trusted == [left("long.pem"), left("short.pem")]
 
 
 @pytest.mark.parametrize("name", ["text.pem", "absent.pem", "damaged.pem", "own.key"])
 def test_days_left_of_what_is_no_certificate_are_an_error_of_the_settings(authority: Authority, name: str) -> None:
     with pytest.raises(SettingsError, match=r"some\.tls\.certificate"):
         certificate_days_left(TlsSettings(certificate=name), authority.folder, "some.tls")
+    with pytest.raises(SettingsError, match=r"some\.tls\.ca"):
+        authority_days_left(TlsSettings(ca=name), authority.folder, "some.tls")
 
 
 def test_absolute_paths_are_taken_as_they_are(authority: Authority, tmp_path: Path) -> None:
