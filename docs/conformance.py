@@ -192,9 +192,10 @@ def acceptance() -> str:
     ]
     every = frozenset[str]().union(*supported.values())
     syntaxes = [
-        (name, uid, "yes" if uid.strip("`") in samples.SAMPLES else "no: kept, not assessed")
+        (name, uid, "yes" if uid.strip("`") in samples.SAMPLES else "no")
         for name, uid in uids(sorted(every, key=by_number))
     ]
+    kept = len(every - samples.SAMPLES.keys())
     classes = uids(sorted((uid for uid, has in supported.items() if uid != commitment.PUSH_MODEL), key=by_number))
     answers = [
         (status(pdu.SUCCESS), "Success", "bytes and row are safe on disk, whether or not it is an image for the model"),
@@ -240,6 +241,10 @@ Of the transfer syntaxes that a context proposes, the first that is accepted is 
 Every storage SOP class below, and Verification, in every transfer syntax below. Objects are stored as they come, level 2
 (full): no attribute is discarded or coerced.
 
+**Accepted and not decoded** are {kept} of the {len(every)} transfer syntaxes, those with "no" (video, audio, JPIP, JPEG XL, …).
+An object in one of them is answered with success, kept, and part of storage commitment like any other; an image in it is
+never scored, but recorded as "not assessed". A sender whose images are to be assessed proposes syntaxes with "yes" alone.
+
 {table(("Transfer syntax", "UID", "decoded for the model"), syntaxes)}
 {table(("SOP class", "UID"), classes)}
 {UID(commitment.PUSH_MODEL).name} (`{commitment.PUSH_MODEL}`), in
@@ -277,6 +282,16 @@ def initiation() -> str:
         StudyRootQueryRetrieveInformationModelMove,
         Verification,
     ]
+    answers = [
+        (status(pdu.SUCCESS), "bytes and row are safe on disk"),
+        (status(pdu.OUT_OF_RESOURCES), "disk or database is away or full, or the object is larger than allowed"),
+        (
+            status(pdu.DATASET_DOES_NOT_MATCH_SOP_CLASS),
+            "SOP Class or Instance UID of dataset and command differ, or the study or series is not the one asked for",
+        ),
+        ("0xCxxx", "the dataset is not readable as DICOM or cannot be stored as it is, or a failure nobody foresaw"),
+        ("0x0122", "SOP class not supported: no context with the role SCP was accepted for it"),
+    ]
     by_default = ", ".join(f"`{kind}`" for kind in PacsDestination.Settings.model_fields["send"].default)
     return f"""
 ### 3.4 DELIVERER: association initiation (A.4.2)
@@ -311,9 +326,11 @@ On demand (`medd pull`, `medd echo`, `medd doctor`) and on a schedule (`[[pull]]
 {table(("level SERIES", "tag"), attributes(query.SERIES_KEYS))}
 - C-GET or C-MOVE (`retrieve`) at the level SERIES. C-MOVE names RECEIVER as destination.
 - For C-GET the role SCP is proposed for the storage SOP classes below, each in every transfer syntax that is decoded, in
-  contexts of their own, so that an archive need not convert. Answers are those of section 3.3.
+  contexts of their own, so that an archive need not convert. Its objects are not answered as by RECEIVER
+  (3.3), but by one of the statuses below, without Error Comment (0000,0902).
 
 {table(("SOP class", "UID"), uids(retrieve.STORAGE_CLASSES))}
+{table(("status of C-STORE within a C-GET", "when"), answers)}
 - C-CANCEL is not sent.
 
 ### 3.6 DICOMweb (PS3.18)

@@ -107,7 +107,7 @@ def _ask_ourselves(
             tls=_trusting_anybody() if wanted.tls.certificate else None, handlers=[(evt.EVT_ACSE_RECV, note)],
         ) as association:  # fmt: skip
             answer = association.send_c_echo().get("Status")
-    except (TransientError, PeerRefused) as error:
+    except (TransientError, PeerRefused, RuntimeError) as error:  # the last is pynetdicom's, of an association gone
         if _PERMANENT in rejected:  # our own title, where only some may call: it answers
             return Finding(State.OK, "listener", f"{found}; {error}{near}")
         if _TRANSIENT in rejected:
