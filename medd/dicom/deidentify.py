@@ -2,8 +2,9 @@
 
 What is done with which attribute stands in the library's table, dicom-anonymizer's copy of E.1-1. The walk is ours: the
 library's own does not descend into sequences that stay, keeps removed dates as dummies and gives UIDs that change from
-run to run. Stricter than the profile: what the Standard does not know goes, whole overlays and curves go, and so does
-every date, person's name, age, AE title and address that the table does not list. Pixels are not looked at.
+run to run. Stricter than the profile: what the Standard does not know goes, whole overlays and curves go, and of what
+the table does not list every date, person's name, age, AE title, address and free text, and whatever is not about the
+picture and how it was taken. What a value is, the Standard's dictionary says, not the file. Pixels are not looked at.
 """
 
 import warnings
@@ -12,15 +13,14 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import DataElement, Dataset, Sequence, dcmread
-from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import UID
 
 from medd import __version__
 from medd.dicom import part10
-from medd.dicom.jpeg import without_comments_2000, without_metadata
+from medd.dicom.frames import PIXELS, clean_pixels
 from medd.dicom.pseudonyms import Pseudonyms
 from medd.errors import InputError, NotAssessable
 from medd.records import Reason
@@ -49,9 +49,25 @@ _CLASSIC = frozenset(
 )
 #: And below it those of several frames.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-#: Not in the table, and never asked for by an image: whom an identifier comes from, and what signatures refer to.
-_ISSUERS = frozenset((0x00100024, 0x00080051, 0x4FFE0001))
-_REMOVED_VRS = frozenset(("AE", "AS", "DA", "DT", "PN", "TM", "UR"))
+#: Of what the table does not list: dates, persons, addresses, and texts in which anything may stand.
+_REMOVED_VRS = frozenset("AE AS DA DT LT PN ST TM UC UR UT".split())
+#: Groups about the picture and how it was taken.
+_PICTURE_GROUPS = frozenset((0x0008, 0x0018, 0x0020, 0x0028, 0x0050, 0x0054, 0x2050, 0x5200, 0x7FE0))
+#: And one about the patient alone.
+_PATIENT_GROUP = 0x0010
+#: Without what stands here the picture would be another one, or none.
+_DECISIVE_GROUPS = frozenset((0x0028, 0x7FE0))
+#: Of what the table does not list, all that is kept of other groups: numbers and terms.
+_PLAIN_VRS = frozenset("AT CS DS FD FL IS SL SS SV UL US UV".split())
+#: Not in the table, and never asked for by an image: which single piece of equipment it was, names and
+#: explanations that people type in, and bytes that are no pixels.
+_REMOVED = frozenset(
+    "AcquisitionProtocolName CoefficientsSDDN CoefficientsSDHN CoefficientsSDVN DeviceID DisplayWindowLabelVector "
+    "EventTimerNames FrameLabel FrameLabelVector FrameOfInterestDescription GridID ICCProfile InstructionText "
+    "IssuerOfAccessionNumberSequence LongitudinalTemporalOffsetFromEvent LUTExplanation NTPSourceAddress "
+    "PriorRecordKey ProtocolElementName RecordKey ReferenceLocationLabel StageName SystemStatusComment TargetLabel "
+    "TestResultComment ViewName WindowCenterWidthExplanation".split()
+)
 #: UIDs that name a kind of thing, not a thing.
 _GENERAL_UIDS = frozenset(
     "CodingSchemeUID ContextUID MappingResourceUID ContextGroupExtensionCreatorUID PrivateInformationCreatorUID".split()
@@ -104,7 +120,7 @@ def deidentify_file(data: bytes, pseudonyms: Pseudonyms, patient: str, *, second
             if why := burnt_in(dataset, secondary_captures=secondary_captures):
                 raise NotAssessable(Reason.NOT_AN_IMAGE, why)
             deidentify(dataset, pseudonyms, patient)
-            _clean_frames(dataset, UID(syntax))
+            clean_pixels(dataset, UID(syntax))
             return _encode(dataset, UID(syntax))
     except InputError:
         raise
@@ -125,7 +141,11 @@ def _encode(dataset: Dataset, syntax: UID) -> bytes:
 
 
 def deidentify(dataset: Dataset, pseudonyms: Pseudonyms, patient: str) -> None:
-    """De-identify a dataset in place, to the last sequence; its pixels are as they were."""
+    """De-identify a dataset in place, to the last sequence; its pixels are as they were.
+
+    Raises:
+        InputError: What decides its picture is encoded as what it cannot be.
+    """
     required = str(dataset.get("SOPClassUID", "")) not in _CLASSIC
     _walk(dataset, pseudonyms, required)
     dataset.PatientName = dataset.PatientID = patient  # "Z" and "Z/D" allow a dummy
@@ -168,6 +188,8 @@ def _walk(dataset: Dataset, pseudonyms: Pseudonyms, required: bool) -> None:
         elif element.VR == "SQ":
             for item in element.value:
                 _walk(item, pseudonyms, required)
+                for keyword in PIXELS:  # of an icon, or of nobody knows what
+                    item.pop(keyword, None)
 
 
 def _action(element: DataElement, required: bool) -> str:
@@ -178,7 +200,12 @@ def _action(element: DataElement, required: bool) -> str:
         required: Whether its IOD may ask for what is otherwise removed.
     """
     tag, vr = element.tag, element.VR
-    if tag.is_private or tag.group < 8 or not _is_known(tag) or int(tag) in _ISSUERS:
+    if tag.is_private or tag.group < 8 or not _is_known(tag):
+        return "X"
+    if vr not in _vrs(tag):  # it is not what it says, and might be anything
+        if tag.group in _DECISIVE_GROUPS:
+            message = f"{tag} {element.keyword} encoded as what it cannot be. Received: {vr}"
+            raise InputError(Reason.UNREADABLE, message)
         return "X"
     if vr in ("DS", "IS") and any(isinstance(value, str) for value in _values(element)):
         return "X"  # a number that is none may be a name
@@ -189,10 +216,13 @@ def _action(element: DataElement, required: bool) -> str:
         return "K" if required else "X"  # the UIDs in its items are "U"
     if code:
         return code[-1] if required else code[0]
-    if vr in _REMOVED_VRS:
+    if vr in _REMOVED_VRS or tag.group == _PATIENT_GROUP or element.keyword in _REMOVED:
         return "X"
-    if vr == "UI" and not (element.keyword in _GENERAL_UIDS or "ClassUID" in element.keyword):
-        return "U"
+    if tag.group not in _PICTURE_GROUPS and vr not in _PLAIN_VRS:
+        return "X"
+    if vr == "UI":
+        is_general = element.keyword in _GENERAL_UIDS or "ClassUID" in element.keyword
+        return "K" if is_general and all(UID(uid).is_valid for uid in _values(element)) else "U"
     return "K"
 
 
@@ -205,6 +235,12 @@ def _values(element: DataElement) -> list[Any]:
 def _is_known(tag: BaseTag) -> bool:
     """Whether the Standard knows it; of the repeating groups it knows overlays and curves, and both are to go."""
     return dictionary_has_tag(tag) and bool(keyword_for_tag(tag))
+
+
+def _vrs(tag: BaseTag) -> set[str]:
+    """The VRs that the Standard has for it; two or three of them in one string where it cannot be told yet which."""
+    vr = dictionary_VR(tag)
+    return {vr, *vr.split(" or ")}
 
 
 def _replace(element: DataElement, pseudonyms: Pseudonyms) -> None:
@@ -224,26 +260,8 @@ def _replace(element: DataElement, pseudonyms: Pseudonyms) -> None:
 
 
 def _rename(element: DataElement, pseudonyms: Pseudonyms) -> None:
-    # What the Standard itself names by a UID is nobody's.
+    # What the Standard itself names by a UID is nobody's. The root does not tell: some devices make their own under it.
     uids = [str(uid) for uid in _values(element)]
-    new = [uid if uid.startswith("1.2.840.10008.") else pseudonyms.uid(uid) for uid in uids]
+    new = [uid if UID(uid).name != uid else pseudonyms.uid(uid) for uid in uids]
     if new:
         element.value = new if len(new) > 1 else new[0]
-
-
-def _clean_frames(dataset: Dataset, syntax: UID) -> None:
-    """Take comments and application data out of compressed frames: devices write names there, too."""
-    if "PixelData" not in dataset or not syntax.is_encapsulated:
-        return
-    if syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
-        clean = without_metadata
-    elif syntax in JPEG2000TransferSyntaxes:
-        clean = without_comments_2000
-    else:
-        return
-    count = int(dataset.get("NumberOfFrames") or 1)
-    frames = [clean(frame) for frame in generate_frames(dataset.PixelData, number_of_frames=count)]
-    dataset.PixelData = encapsulate(frames)
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # as the frames have moved
-        if keyword in dataset:
-            delattr(dataset, keyword)

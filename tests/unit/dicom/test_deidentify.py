@@ -1,13 +1,19 @@
 """De-identification, held against what PS3.15 table E.1-1 says of the attributes that matter most."""
 
+import struct
 import subprocess
 from io import BytesIO
 
 import pytest
-from pydicom import Dataset, dcmread, uid
+from pydicom import DataElement, Dataset, dcmread, uid
+from pydicom.datadict import DicomDictionary
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.tag import Tag
 
 from medd.dicom.deidentify import basic_profile, burnt_in, deidentify, deidentify_file
+from medd.dicom.jpeg import without_comments_2000
+from medd.dicom.part10 import LONG_VRS
 from medd.dicom.pseudonyms import Pseudonyms
 from medd.errors import InputError, NotAssessable
 from medd.imaging import load
@@ -51,6 +57,15 @@ def encoded(dataset: Dataset) -> bytes:
 
 def cleaned(dataset: Dataset) -> Dataset:
     return dcmread(BytesIO(deidentify_file(encoded(dataset), NAMES, "P1")))
+
+
+def with_element(dataset: Dataset, tag: int, vr: str, value: bytes) -> bytes:
+    """A file that holds the attribute in this VR, whatever the Standard has for it."""
+    value += b"\0" * (len(value) % 2)
+    carrier = "OB" if vr.encode() in LONG_VRS else "LO"  # of the same form, and left alone by pydicom
+    dataset[tag] = RawDataElement(Tag(tag), carrier, len(value), value, 0, False, True)
+    name = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    return encoded(dataset).replace(name + carrier.encode(), name + vr.encode(), 1)
 
 
 def item(**attributes) -> Dataset:
@@ -173,6 +188,14 @@ def test_what_the_standard_names_keeps_its_uid():
     assert list(dataset.IrradiationEventUID) == [NAMES.uid("1.2.3"), NAMES.uid("1.2.4")]
 
 
+def test_uids_that_are_not_the_standards_are_replaced_whatever_their_root():
+    sloppy = "1.2.840.10008.5.1.4.1.1.1.19470229.4711"
+    result = cleaned(film(SOPInstanceUID=sloppy, StudyInstanceUID=sloppy))
+    assert result.SOPInstanceUID == result.StudyInstanceUID == NAMES.uid(sloppy)
+    data = with_element(film(), 0x0008010C, "UI", SECRET.encode())  # Coding Scheme UID
+    assert SECRET.encode() not in deidentify_file(data, NAMES, "P1")
+
+
 @pytest.mark.parametrize(
     "syntax",
     [
@@ -231,6 +254,35 @@ def test_comments_in_a_jpeg_2000_header_go():
     assert b"SECRET" not in deidentify_file(data, NAMES, "P1")
 
 
+def test_comments_in_the_tile_parts_of_a_jpeg_2000_stream_and_the_wrapper_go():
+    dataset = film(transfer_syntax=uid.JPEG2000Lossless)
+    before, frame = dataset.pixel_array, get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    comment = b"\xff\x64\x00\x0a\x00\x01SECRET"
+    part = frame.index(b"\xff\x90\x00\x0a")
+    (length,) = struct.unpack_from(">I", frame, part + 6)
+    assert length
+    for new in (length + len(comment), 0):
+        wrapped = (
+            frame[: part + 6] + struct.pack(">I", new) + frame[part + 10 : part + 12] + comment + frame[part + 12 :]
+        )
+        lengths = b"\xff\x55" + struct.pack(">HBBI", 8, 0, 0x40, new)  # TLM
+        wrapped = b"SECRET" + wrapped[:part] + lengths + wrapped[part:] + b"xml SECRET\xff\xd9"
+        dataset.PixelData = encapsulate([wrapped])
+        result = cleaned(dataset)
+        assert b"SECRET" not in result.PixelData
+        assert (result.pixel_array == before).all()
+        clean = get_frame(result.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+        assert clean[-len(frame) + part + 10 :] == frame[part + 10 :]
+        assert struct.unpack_from(">I", clean, len(clean) - len(frame) + part + 6) == (length if new else 0,)
+
+
+def test_a_jpeg_2000_stream_that_is_cut_anywhere_is_refused():
+    frame = get_frame(film(transfer_syntax=uid.JPEG2000Lossless).PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    for end in [*range(300), *range(300, len(frame) - 2, 50), len(frame) - 1]:
+        with pytest.raises(ValueError, match="JPEG 2000"):
+            without_comments_2000(frame[:end])
+
+
 def test_an_object_that_says_that_text_is_burnt_in_is_refused():
     with pytest.raises(NotAssessable, match="burnt in"):
         deidentify_file(encoded(film(BurnedInAnnotation="YES")), NAMES, "P1")
@@ -253,6 +305,111 @@ def test_a_value_that_nobody_can_read_goes():
     broken = deidentify_file(data[: at + 4] + b"S?" + data[at + 6 :], NAMES, "P1")
     assert b"DS\x02\0S?" not in broken
     assert "KVP" not in dcmread(BytesIO(broken))
+
+
+@pytest.mark.parametrize("size", [0, 1 << 16])
+@pytest.mark.parametrize(
+    ("tag", "vr"),
+    [
+        (0x00540220, "OB"),  # View Code Sequence
+        (0x00540220, "UN"),
+        (0x00540220, "LO"),
+        (0x00180015, "SQ"),  # Body Part Examined
+        (0x0020000D, "LO"),  # Study Instance UID
+        (0x00081155, "SH"),  # Referenced SOP Instance UID
+        (0x00181200, "LO"),  # Date of Last Calibration
+        (0x00181200, "UT"),
+        (0x00181000, "OB"),  # Device Serial Number
+    ],
+)
+def test_what_is_not_encoded_as_the_standard_has_it_goes(tag, vr, size):
+    hidden = struct.pack("<HH2sH", 0x0008, 0x0104, b"LO", 6) + SECRET.encode() + b"\0" * size
+    if vr == "SQ":
+        hidden = struct.pack("<HHI", 0xFFFE, 0xE000, len(hidden)) + hidden
+    if vr.encode() not in LONG_VRS:
+        hidden = SECRET.encode()
+    data = with_element(film(), tag, vr, hidden)
+    assert SECRET.encode() in data
+    assert SECRET.encode() not in deidentify_file(data, NAMES, "P1")
+
+
+def test_a_picture_is_refused_rather_than_changed_by_what_is_encoded_wrongly():
+    data = with_element(film(), 0x00281052, "LO", b"-1024")  # Rescale Intercept
+    with pytest.raises(InputError, match=r"\(0028,1052\) RescaleIntercept encoded as what it cannot be. Received: LO"):
+        deidentify_file(data, NAMES, "P1")
+
+
+def test_personal_texts_that_the_table_does_not_list_go():
+    tags = {
+        0x00100033: "LO",  # Patient's Birth Date in Alternative Calendar
+        0x00100034: "LO",  # Patient's Death Date in Alternative Calendar
+        0x00100212: "UC",  # Strain Description
+        0x00281055: "LO",  # Window Center & Width Explanation
+        0x00283003: "LO",  # LUT Explanation
+        0x00400400: "LT",  # Comments on the Scheduled Procedure Step
+        0x0040E001: "ST",  # HL7 Instance Identifier
+        0x00402006: "SH",  # Placer Order Number of Imaging Service Request, retired
+    }
+    dataset = film()
+    for tag, vr in tags.items():
+        dataset.add_new(tag, vr, SECRET)
+    dataset.HumanPerformerCodeSequence = [item(CodeMeaning=SECRET)]
+    dataset.PatientBodyMassIndex = "31"
+    result = cleaned(dataset)
+    assert not set(tags) & set(result.keys())
+    assert "HumanPerformerCodeSequence" not in result
+    assert "PatientBodyMassIndex" not in result
+
+
+def test_pixel_data_within_sequences_go():
+    dataset = film()
+    dataset.ViewCodeSequence[0].PixelData = b"SECRET"
+    dataset.ViewCodeSequence[0]["PixelData"].VR = "OW"
+    assert "PixelData" not in cleaned(dataset).ViewCodeSequence[0]
+
+
+#: Kinds of equipment and technique, codes, tables and pixels; neither persons nor free text.
+KEPT_TEXTS = """
+ASLBolusCutoffTechnique ASLCrusherDescription ASLTechniqueDescription AcquisitionDeviceProcessingCode AcquisitionMode
+AlgorithmDescription AlphaPaletteColorLookupTableData ApplicableSafetyStandardDescription ApplicationManufacturer
+ApplicationName ApplicationVersion AttenuationCorrectionMethod BlendingLookupTableData BluePaletteColorLookupTableData
+CardiacFramingType CodeMeaning CodeValue CodingSchemeDesignator CodingSchemeRegistry CodingSchemeVersion
+CollimatorGridName CompressionDescription CompressionLabel CompressionOriginator CompressionRecognitionCode
+ConfigurationDescription ConfigurationName ContainerComponentDescription ContrastBolusRoute ConvolutionKernel DCTLabel
+DataSetSubtype DeidentificationMethod DetectorLinesOfResponseUsed DetectorManufacturerModelName
+DetectorManufacturerName DigitalImageFormatAcquired DimensionDescriptionLabel DimensionIndexPrivateCreator
+DisplaySubsystemDescription DisplaySubsystemName DoseModeName DoubleFloatPixelData EnergyWindowName ExtendedCodeValue
+ExtendedOffsetTable ExtendedOffsetTableLengths FieldOfViewDescription FilterType FloatPixelData
+FunctionalGroupPrivateCreator GreenPaletteColorLookupTableData HardcopyDeviceManufacturer
+HardcopyDeviceManufacturerModelName HardcopyDeviceSoftwareVersion ImageFilter ImageGeometryType ImageID ImagedNucleus
+InterventionDrugName LargeBluePaletteColorLookupTableData LargeGreenPaletteColorLookupTableData
+LargeRedPaletteColorLookupTableData LuminanceResponseDescription ManipulatedImage Manufacturer ManufacturerModelName
+ManufacturerRelatedModelGroup MappingResourceName ModalityLUTType ModifyingDeviceManufacturer MultiCoilConfiguration
+MultiCoilElementName OriginalImageIdentificationNomenclature OutputPower PVCRejection PaddleDescription PhosphorType
+PixelData PixelSpacingCalibrationDescription PlateType PositionReferenceIndicator PostprocessingFunction
+PrivateCreatorReference ProcessingFunction PulseSequenceName Radionuclide Radiopharmaceutical RadiopharmaceuticalRoute
+ReceiveCoilManufacturerName ReceiveCoilName RecognitionCode ReconstructionDescription ReconstructionMethod
+RedPaletteColorLookupTableData Reference RescaleType RespiratorySignalSourceID ScatterCorrectionMethod
+SecondaryCaptureDeviceManufacturer SecondaryCaptureDeviceManufacturerModelName SecondaryCaptureDeviceSoftwareVersions
+SegmentedAlphaPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
+SegmentedGreenPaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData SequenceName
+SequenceOfCompressedData SoftwareVersions StackID TargetPositionReferenceIndicator TimeSource TransducerData
+TransformLabel TransformVersionNumber TransmitCoilManufacturerName TransmitCoilName TriggerSourceOrType TypeOfFilters
+VerticesOfThePolygonalOutline VideoImageFormatAcquired
+"""
+
+
+def test_which_attributes_of_text_and_bytes_are_kept():
+    kinds = set("AE AS DA DT LO LT OB OD OF OL OV OW PN SH ST TM UC UI UN UR UT".split())
+    # A change of pydicom's dictionary or of the table shows here: look at what is new before it is added.
+    dataset = Dataset()
+    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+        if keyword and vr.split(" or ")[0] in kinds:
+            dataset[tag] = DataElement(tag, vr.split(" or ")[0], None)
+    before = set(dataset.dir())
+    deidentify(dataset, NAMES, "P1")
+    kept = {element.keyword for element in dataset if element.VR != "UI" and int(element.tag) not in basic_profile()}
+    assert sorted(kept & before) == KEPT_TEXTS.split()
 
 
 @pytest.mark.parametrize("data", [b"", b"SECRET" * 100])

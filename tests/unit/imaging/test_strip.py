@@ -41,6 +41,16 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 
+def bodies(png: bytes, wanted: bytes) -> list[bytes]:
+    found, position = [], 8
+    while position < len(png):
+        length, kind = struct.unpack_from(">I4s", png, position)
+        if kind == wanted:
+            found.append(png[position + 8 : position + 8 + length])
+        position += 12 + length
+    return found
+
+
 def same_picture(tmp_path, before: bytes, after: bytes) -> bool:
     (tmp_path / "before").write_bytes(before)
     (tmp_path / "after").write_bytes(after)
@@ -77,6 +87,55 @@ def test_a_colour_jpeg_by_adobe_keeps_what_tells_its_colours(tmp_path, picture):
     stripped, _ = strip(adobe, MediaType.JPEG)
     assert b"Adobe" in stripped
     assert same_picture(tmp_path, adobe, stripped)
+
+
+def test_bytes_between_the_segments_of_a_jpeg_go(tmp_path, picture):
+    plain = encode(".jpg", picture)
+    tables = plain.index(b"\xff\xdb")
+    data = plain[:tables] + SECRET + b"\xff\xff" + plain[tables:]
+    assert same_picture(tmp_path, data, without_metadata(data))
+    assert without_metadata(data) == without_metadata(plain)
+
+
+def test_segments_that_no_picture_needs_go_and_those_of_colours_are_cut(picture):
+    plain = encode(".jpg", picture)
+    transform = segment(0xEE, b"Adobe\0\x64\0\0\0\0\1")
+    long = segment(0xEE, b"Adobe\1\x64SECR\1" + SECRET)
+    reserved = segment(0xF0, SECRET) + segment(0xC8, SECRET) + segment(0xE8, b"mrfx\1" + SECRET)
+    stripped = without_metadata(plain[:20] + long + reserved + segment(0xEE, b"Adobe" + SECRET[:5]) + plain[20:])
+    assert stripped == plain[:20] + transform + plain[20:]
+    kept = segment(0xE8, b"mrfx\1")
+    assert without_metadata(plain[:20] + kept + plain[20:]) == plain[:20] + kept + plain[20:]
+
+
+def test_what_hides_in_the_chunks_of_a_png_goes(tmp_path, picture):
+    plain = encode(".png", picture)
+    assert strip(plain, MediaType.PNG)[0] == plain
+    rows = zlib.decompress(b"".join(bodies(plain, b"IDAT")))
+    hidden = {
+        "in the end chunk": plain[:-12] + chunk(b"IEND", SECRET),
+        "in a palette of grey": plain[:33] + chunk(b"PLTE", SECRET) + plain[33:],
+        "behind the compressed rows": plain[:33] + chunk(b"IDAT", zlib.compress(rows) + SECRET) + plain[-12:],
+        "below the last row": plain[:33] + chunk(b"IDAT", zlib.compress(rows + SECRET, 0)) + plain[-12:],
+    }
+    for where, data in hidden.items():
+        assert SECRET in data, where
+        stripped, _ = strip(data, MediaType.PNG)
+        assert SECRET not in stripped, where
+        assert SECRET not in zlib.decompress(b"".join(bodies(stripped, b"IDAT"))), where
+        assert same_picture(tmp_path, plain, stripped), where
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_png_with_a_palette_becomes_one_without(tmp_path, picture, orientation):
+    rows = b"".join(b"\0" + row.tobytes() for row in picture)
+    header = struct.pack(">IIBBBBB", 96, 80, 8, 3, 0, 0, 0)
+    palette = bytes(value for number in range(255) for value in (number,) * 3) + SECRET[:3]
+    body = chunk(b"IHDR", header) + chunk(b"PLTE", palette) + chunk(b"eXIf", encode_orientation(orientation))
+    data = b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    stripped, _ = strip(data, MediaType.PNG)
+    assert b"PLTE" not in stripped
+    assert same_picture(tmp_path, data, stripped)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
