@@ -24,6 +24,8 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 #: A-ASSOCIATE-RJ whose cause may pass (PS3.8 table 9-21): result 2 is "rejected-transient".
 _TRANSIENT = 0x02
+#: The largest PDU we take. A large object comes in several, so that its size can be watched while it comes.
+_MAX_PDU_BYTES = 1 << 20
 #: To find out why an association failed, seconds.
 _PROBE_S = 3.0
 
@@ -58,20 +60,27 @@ def associate(
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = peer.timeout_s
     entity.network_timeout = peer.timeout_s
     where = f"{peer.name} ({peer.ae_title}@{peer.host}:{peer.port})"
-    association = entity.associate(
-        peer.host,
-        peer.port,
-        contexts=list(contexts),
-        ae_title=peer.ae_title,
-        max_pdu=0,
-        tls_args=(tls, peer.host) if tls is not None else None,
-        evt_handlers=list(handlers),
-        ext_neg=list(negotiation),
-    )
+    try:
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=_MAX_PDU_BYTES,
+            tls_args=(tls, peer.host) if tls is not None else None,
+            evt_handlers=list(handlers),
+            ext_neg=list(negotiation),
+        )
+    except (OSError, UnicodeError) as error:  # the name, which it looks up here, may be no name at all
+        reason = getattr(error, "strerror", None) or "no such name"
+        raise TransientError(f"{where} cannot be reached: {reason}") from error
     if not association.is_established:
         raise _failure(association, where, peer, tls)
     try:
-        _send_at_once(association)
+        try:
+            _prepare_socket(association, peer.timeout_s)
+        except OSError as error:  # the peer was faster
+            raise TransientError(f"{where} went away") from error
         yield association
     except BaseException:
         association.abort()
@@ -103,11 +112,15 @@ def _failure(association: Association, where: str, peer: PeerSettings, tls: ssl.
     return TransientError(f"{where} does not answer, or aborts")
 
 
-def _send_at_once(association: Association) -> None:
+def _prepare_socket(association: Association, timeout_s: float) -> None:
+    # Another thread may set either to None meanwhile.
+    opened = getattr(association.dul.socket, "socket", None)
+    if opened is None:
+        return
     # A message goes out in several small writes; Nagle's algorithm would hold each back for the answer to the last.
-    dul_socket = association.dul.socket
-    if dul_socket is not None and dul_socket.socket is not None:
-        dul_socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Else a peer that falls silent within a PDU would hold us for ever, as even an abort waits for its end.
+    opened.settimeout(timeout_s)
 
 
 def echo(peer: PeerSettings, calling_ae: str, tls: ssl.SSLContext | None = None) -> None:
@@ -118,7 +131,10 @@ def echo(peer: PeerSettings, calling_ae: str, tls: ssl.SSLContext | None = None)
         PeerRefused: It does not want us, or answers with a failure.
     """
     with associate(peer, calling_ae, [build_context(Verification)], tls=tls) as association:
-        status = association.send_c_echo()
+        try:
+            status = association.send_c_echo()
+        except RuntimeError as error:  # pynetdicom's word for an association that is gone
+            raise TransientError(f"{peer.name}: the association is gone") from error
         answer = getattr(status, "Status", None)
     if answer is None:
         raise TransientError(f"{peer.name}: no answer to C-ECHO")

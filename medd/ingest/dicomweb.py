@@ -24,11 +24,13 @@ from medd.ingest.query import (
     FoundStudy,
     Query,
     Source,
+    StudyRefused,
     Tally,
+    check_number,
     read_series,
     read_studies,
 )
-from medd.records import Reason
+from medd.records import InstanceHeader, Reason
 from medd.settings import DicomWebSettings
 from medd.store.spool import SpoolWriter
 
@@ -120,6 +122,7 @@ class DicomWebServer(Source):
                     break
                 seen |= new
                 answers += page
+                check_number(answers, self.name)
         return read_studies(answers, query, self.name)
 
     def find_series(self, study_instance_uid: str, modalities: tuple[str, ...]) -> list[FoundSeries]:
@@ -127,13 +130,17 @@ class DicomWebServer(Source):
         answers = self._search(
             self._client.search_for_series, study_instance_uid=study_instance_uid, fields=list(SERIES_KEYS)
         )
+        check_number(answers, self.name)
         return read_series(answers, study_instance_uid, modalities, self.name)
 
     def fetch(self, study_instance_uid: str, modalities: tuple[str, ...], tally: Tally) -> bool:
         """WADO-RS for each series (PS3.18 section 10.4)."""
         series = self.find_series(study_instance_uid, modalities)
-        for one in series:
-            self._fetch_series(study_instance_uid, one, tally)
+        for one in tally.begin(series):
+            try:
+                self._fetch_series(study_instance_uid, one, tally)
+            except StudyRefused as error:
+                tally.problems.append(str(error))
         return bool(series)
 
     def _search(self, search: Any, **arguments: Any) -> list[dict[str, str]]:
@@ -159,9 +166,7 @@ class DicomWebServer(Source):
                 self._take(part, study, series.series_instance_uid, tally)
             if response.status_code == 206:
                 tally.problems.append("the server gave a part of the series only (HTTP 206)")
-        given = len(tally.received) - before + tally.failed - failed_before
-        if given < (series.images or 0):
-            tally.problems.append(f"{given} images came of {series.images} that the server lists")
+        tally.compare(series, len(tally.received) - before + tally.failed - failed_before)
 
     def _take(self, part: Iterator[bytes], study: str, series: str, tally: Tally) -> None:
         """Take one instance, a file of PS3.10, in."""
@@ -178,7 +183,7 @@ class DicomWebServer(Source):
                 if writer.size + len(piece) > self._limit:
                     raise InputError(Reason.UNREADABLE, f"object is larger than {self._limit >> 20} MiB")
                 _write(writer, piece)
-            header = self._intake.read_header(writer, syntax)
+            header = self._read_header(writer, syntax)
             if (header.study_instance_uid, header.series_instance_uid) != (study, series):
                 raise InputError(Reason.UNREADABLE, "it is of a study or series that was not asked for")
             self._intake.receive_dataset(writer, header, self._origin)
@@ -191,6 +196,12 @@ class DicomWebServer(Source):
         finally:
             if writer is not None:
                 writer.discard()
+
+    def _read_header(self, writer: SpoolWriter, syntax: str) -> InstanceHeader:
+        try:
+            return self._intake.read_header(writer, syntax)
+        except OSError as error:  # here alone: what requests raises while a body comes is an OSError too
+            raise TransientError(f"spool: {error.strerror}") from error
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -205,11 +216,12 @@ class DicomWebServer(Source):
             hint = {401: ": is the token right?", 403: ": is the token right?", 404: ": is the url right?"}.get(
                 code, ""
             )
-            raise PeerRefused(message + hint) from None
+            # Only 401 is said of us; whom we may see, or what the server is able to give, differs from study to study.
+            raise (PeerRefused if code == 401 else StudyRefused)(message + hint) from None
         except requests.exceptions.SSLError:
             raise PeerRefused(f"{self.name}: the server's certificate is not trusted; is `ca` right?") from None
         except requests.exceptions.JSONDecodeError:
-            raise PeerRefused(f"{self.name}: the server's answer is no DICOM JSON; is the url right?") from None
+            raise StudyRefused(f"{self.name}: the server's answer is no DICOM JSON; is the url right?") from None
         except requests.RequestException as error:
             raise TransientError(f"{self.name}: {type(error).__name__}") from None
 

@@ -1,7 +1,8 @@
 """Images fetched from an archive: so many, so fast, each study once, and continued where the last run stopped.
 
 What was fetched stands in the table `pulled`. A run that is killed has written nothing of the study it was at, and the
-next asks for that study again: the door takes the same bytes for the same image.
+next asks for that study again: series of which all lies here are left out, and the door takes the same bytes for the
+same image.
 """
 
 import logging
@@ -9,16 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 
 from medd.dicom import peers
 from medd.errors import MeddError, PeerRefused, SettingsError, TransientError
 from medd.ingest.intake import Intake
-from medd.ingest.query import FoundStudy, Query, Source, Tally
+from medd.ingest.query import FoundStudy, Query, Source, StudyRefused, Tally
 from medd.settings import Settings
 from medd.store import pulled
 from medd.store.database import Database
+from medd.store.pulled import Earlier
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +125,7 @@ class Pull:
         stop: Ends the run after the study in hand.
 
     Attributes:
-        known: Studies that were found and had been fetched before; known after `find`.
+        known: Studies that were found and had been fetched before; complete when the run, or its preview, has ended.
     """
 
     def __init__(
@@ -141,19 +144,22 @@ class Pull:
         self.known = 0
 
     def find(self) -> list[FoundStudy]:
-        """The studies that are still to be fetched, newest first, without regard to the limits.
+        """The studies that are still to be fetched, without regard to the limits.
+
+        The newest come first, and behind all others those that failed before, the longest ago first: a study that can
+        never be fetched keeps no other from its turn. Those that were fetched are among them where the archive says
+        that they have grown, or does not say.
 
         Raises:
             TransientError: The archive, or the database, is away.
             PeerRefused: The archive does not answer such a question, or not us.
         """
         found = self._patiently(lambda: self._source.find(self._query))
-        with self._database.read() as connection:
-            uids = [study.study_instance_uid for study in found]
-            complete = pulled.find_states(connection, self._source.name, uids)
-        wanted = [study for study in found if self._again or not complete.get(study.study_instance_uid)]
+        earlier = self._find_earlier(found)
+        wanted = [study for study in found if not self._is_known(study, earlier[study.study_instance_uid])]
         self.known = len(found) - len(wanted)
         wanted.sort(key=lambda study: (study.study_date, study.study_time, study.study_instance_uid), reverse=True)
+        wanted.sort(key=lambda study: _failed_at(earlier[study.study_instance_uid]))
         return wanted
 
     def preview(self, studies: list[FoundStudy]) -> Iterator[Outcome]:
@@ -162,8 +168,11 @@ class Pull:
         for study in studies:
             if self._limits.studies and listed >= self._limits.studies:
                 return
-            # Where the archive does not say what a study holds, its series do.
-            if study.modalities or self._series(study):
+            tally = self._tally(study)
+            # Where the archive does not say what a study holds, or whether it has grown, its series do.
+            if (tally.came_before or not study.modalities) and not self._is_missing(study, tally):
+                self.known += tally.came_before
+            else:
                 listed += 1
                 yield Outcome(study, State.WANTED)
 
@@ -183,7 +192,7 @@ class Pull:
                 return
             if self._limits.studies_per_min:
                 next_start = time.monotonic() + 60 / self._limits.studies_per_min
-            if not self._again and self._is_complete(study):
+            if self._is_known(study, self._find_earlier([study])[study.study_instance_uid]):
                 continue  # another run was faster
             tally, failure = self._fetch(study)
             if tally is None:
@@ -197,7 +206,11 @@ class Pull:
                 tally.failed,
                 "; ".join(dict.fromkeys(problems)) or ("images are missing" if tally.failed else ""),
             )
-            self._record(outcome)
+            self._record(outcome, tally)
+            if tally.came_before and not tally.asked and outcome.state is State.FETCHED:
+                self.known += 1  # nothing that is wanted has been added
+                next_start = 0.0
+                continue
             fetched += 1
             yield outcome
             failures = failures + 1 if failure else 0
@@ -210,17 +223,31 @@ class Pull:
 
         def attempt() -> bool:
             nonlocal tally
-            tally = Tally()
+            tally = self._tally(study)
             return self._source.fetch(study.study_instance_uid, self._query.modalities, tally)
 
         try:
             return (tally if self._patiently(attempt) else None), None
+        except StudyRefused as error:
+            tally.problems.append(str(error))
+            return tally, None
         except (TransientError, PeerRefused) as error:
             return tally, error
 
-    def _series(self, study: FoundStudy) -> bool:
+    def _tally(self, study: FoundStudy) -> Tally:
+        """An empty one, which knows what lies here of the study."""
+        if self._again:
+            return Tally()
+        came_before = any(self._covers(one) for one in self._find_earlier([study])[study.study_instance_uid])
+        with self._database.read() as connection:
+            return Tally(here=pulled.find_images(connection, study.study_instance_uid), came_before=came_before)
+
+    def _is_missing(self, study: FoundStudy, tally: Tally) -> bool:
         uid, modalities = study.study_instance_uid, self._query.modalities
-        return bool(self._patiently(lambda: self._source.find_series(uid, modalities)))
+        try:
+            return bool(tally.begin(self._patiently(lambda: self._source.find_series(uid, modalities))))
+        except StudyRefused:
+            return True  # a run would ask for it, and say so
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         for delay_s in RETRY_DELAYS_S:
@@ -233,19 +260,36 @@ class Pull:
                 log.warning("tried again: %s", error, extra=fields)
         return ask()
 
-    def _is_complete(self, study: FoundStudy) -> bool:
-        uid = study.study_instance_uid
+    def _find_earlier(self, studies: list[FoundStudy]) -> dict[str, list[Earlier]]:
+        uids = [study.study_instance_uid for study in studies]
         with self._database.read() as connection:
-            return pulled.find_states(connection, self._source.name, [uid]).get(uid, False)
+            found = pulled.find_earlier(connection, self._source.name, uids)
+        return {uid: found.get(uid, []) for uid in uids}
 
-    def _record(self, outcome: Outcome) -> None:
+    def _covers(self, earlier: Earlier) -> bool:
+        return earlier.complete and earlier.modalities.issuperset(self._query.modalities)
+
+    def _is_known(self, study: FoundStudy, earlier: list[Earlier]) -> bool:
+        """Whether all that is wanted of a study came before, and the archive says that nothing was added since."""
+        if self._again or study.images is None:
+            return False
+        return any(self._covers(one) and study.images <= one.listed for one in earlier)
+
+    def _record(self, outcome: Outcome, tally: Tally) -> None:
         with self._database.write() as connection:
             pulled.record(
                 connection,
                 self._source.name,
                 outcome.study.study_instance_uid,
+                self._query.modalities,
                 images=outcome.images or 0,
                 failed=outcome.failed or 0,
+                listed=tally.listed if outcome.study.images is None else outcome.study.images,
                 complete=outcome.state is State.FETCHED,
                 error=outcome.error,
             )
+
+
+def _failed_at(earlier: list[Earlier]) -> datetime:
+    """When a study failed last; the beginning of time where it never did."""
+    return max((one.at for one in earlier if not one.complete), default=datetime.min.replace(tzinfo=UTC))

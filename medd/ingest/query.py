@@ -6,11 +6,11 @@ An answer is material from outside: what does not fit the question is left out, 
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from medd.errors import SettingsError
+from medd.errors import PeerRefused, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,12 @@ STUDY_KEYS = (
     "StudyInstanceUID StudyDate StudyTime ModalitiesInStudy PatientID AccessionNumber NumberOfStudyRelatedInstances"
 ).split()
 SERIES_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
+#: An archive that says more to one question passes our conditions over, or never ends.
+MAX_ANSWERS = 100_000
+
+
+class StudyRefused(PeerRefused):
+    """An archive does not give what it was asked for; of anything else that says nothing."""
 
 
 def is_uid(text: str) -> bool:
@@ -147,11 +153,38 @@ class Tally:
     failed: int = 0
     #: What went wrong, free of patient data.
     problems: list[str] = field(default_factory=list)
+    #: What lies here from before: Series Instance UID → SOP Instance UIDs.
+    here: Mapping[str, set[str]] = field(default_factory=dict)
+    #: Whether all that was wanted had come before.
+    came_before: bool = False
+    #: Images that the archive lists in the series that are wanted, as far as it says.
+    listed: int = 0
+    #: Series that did not lie here.
+    asked: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return not self.failed and not self.problems
+
+    def begin(self, series: list[FoundSeries]) -> list[FoundSeries]:
+        """Which of the wanted series are to be fetched; the images of the others lie here, and count as received."""
+        missing = []
+        for one in series:
+            lie_here = self.here.get(one.series_instance_uid, set())
+            self.listed += one.images or 0
+            # Where the archive does not say how many there are, one that came with all the others stands for all.
+            if lie_here and (len(lie_here) >= one.images if one.images else self.came_before):
+                self.received |= lie_here
+            else:
+                missing.append(one)
+        self.asked += len(missing)
+        return missing
+
+    def compare(self, series: FoundSeries, given: int) -> None:
+        """Hold the images that an archive gave, or said it could not give, against what it lists."""
+        if given < (series.images or 0):
+            self.problems.append(f"{given} images came of {series.images} that the archive lists")
 
 
 class Source(ABC):
@@ -178,15 +211,26 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, study_instance_uid: str, modalities: tuple[str, ...], tally: Tally) -> bool:
-        """Fetch the images of those series; all that is counted in `tally.received` is safe on disk.
+        """Fetch what `tally.begin` leaves of those series; all that is counted in `tally.received` is safe on disk.
 
         Returns:
             False where the study has no such series.
 
         Raises:
             TransientError: The archive, or our disk or database, is away. What came is kept.
+            StudyRefused: It does not tell what this study holds.
             PeerRefused: It gives us nothing, whatever we ask for.
         """
+
+
+def check_number(answers: Sized, source: str) -> None:
+    """Give an archive up that does not come to an end; as it comes, so that its answers never fill the memory.
+
+    Raises:
+        PeerRefused: There are more answers than `MAX_ANSWERS`.
+    """
+    if len(answers) > MAX_ANSWERS:
+        raise PeerRefused(f"{source}: more than {MAX_ANSWERS} answers to one question; ask for fewer days")
 
 
 def read_studies(answers: Iterable[Mapping[str, str]], query: Query, source: str) -> list[FoundStudy]:

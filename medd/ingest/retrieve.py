@@ -10,9 +10,9 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.multival import MultiValue
 from pynetdicom import _config, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
@@ -31,7 +31,9 @@ from medd.ingest.query import (
     FoundStudy,
     Query,
     Source,
+    StudyRefused,
     Tally,
+    check_number,
     read_series,
     read_studies,
 )
@@ -73,8 +75,9 @@ TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.4.202",  # High-Throughput JPEG 2000 with RPCL Options Lossless
     "1.2.840.10008.1.2.4.203",  # High-Throughput JPEG 2000
 )
-#: A peer need not say a word while it moves (PS3.4 section C.4.2.2): how long a series may take, seconds.
-MOVE_PATIENCE_S = 600.0
+#: A peer need not say a word while it moves (PS3.4 section C.4.2.2), and pynetdicom tells us of an object only when it
+#: is whole: how long a series may take by C-MOVE, and an object by C-GET, seconds.
+PATIENCE_S = 600.0
 
 _FIND = str(StudyRootQueryRetrieveInformationModelFind)
 _GET = str(StudyRootQueryRetrieveInformationModelGet)
@@ -83,9 +86,10 @@ _NAMES = {_FIND: "C-FIND", _GET: "C-GET", _MOVE: "C-MOVE"}
 
 _FIND_PENDING = (0xFF00, 0xFF01)
 _SUCCESS = 0x0000
-_SOME_FAILED = 0xB000
 _CANCELLED = 0xFE00
 _MOVE_DESTINATION_UNKNOWN = 0xA801
+#: What a peer says of us, and will of every study: SOP Class not supported, Not authorized (PS3.7 section C.5).
+_ABOUT_US = (0x0122, 0x0124, _MOVE_DESTINATION_UNKNOWN)
 
 
 class DicomPeer(Source):
@@ -119,7 +123,7 @@ class DicomPeer(Source):
                 identifier.ModalitiesInStudy = modality
                 try:
                     more = self._ask(association, identifier)
-                except PeerRefused:
+                except StudyRefused:
                     # The key is optional for a peer. One that refuses it instead of passing it over is asked without.
                     identifier.ModalitiesInStudy = ""
                     answers = self._ask(association, identifier)
@@ -138,15 +142,16 @@ class DicomPeer(Source):
         """C-FIND for the series, then C-GET or C-MOVE for each, on one association."""
         if self._peer.retrieve == "move":
             with self._associate(_FIND, _MOVE) as association:
-                association.dimse_timeout = max(MOVE_PATIENCE_S, self._peer.timeout_s)
                 series = self._find_series(association, study_instance_uid, modalities)
-                for one in series:
+                association.dimse_timeout = max(PATIENCE_S, self._peer.timeout_s)
+                for one in tally.begin(series):
                     self._move(association, study_instance_uid, one, tally)
             return bool(series)
         taker = _Taker(self._peer, self._listener.max_object_mib << 20, self._intake, study_instance_uid, tally)
         with self._associate(_FIND, _GET, taker=taker) as association:
             series = self._find_series(association, study_instance_uid, modalities)
-            for one in series:
+            association.dimse_timeout = max(PATIENCE_S, self._peer.timeout_s)
+            for one in tally.begin(series):
                 taker.series = one.series_instance_uid
                 self._get(association, study_instance_uid, one, tally)
                 if taker.broken is not None:
@@ -161,7 +166,11 @@ class DicomPeer(Source):
         handlers, roles = [], []
         if taker is not None:
             contexts += [build_context(name, syntax) for name in STORAGE_CLASSES for syntax in TRANSFER_SYNTAXES]
-            handlers = [(evt.EVT_C_STORE, taker.take)]
+            handlers = [
+                (evt.EVT_C_STORE, taker.take),
+                (evt.EVT_DIMSE_SENT, taker.count),
+                (evt.EVT_PDU_RECV, taker.cut),
+            ]
             roles = [build_role(name, scp_role=True) for name in STORAGE_CLASSES]
         title = self._listener.ae_title
         opened = associate(self._peer, title, contexts, tls=self._tls, handlers=handlers, negotiation=roles)
@@ -182,6 +191,7 @@ class DicomPeer(Source):
             code = status.get("Status")
             if code in _FIND_PENDING:
                 answers.append(_values(answer))
+                check_number(answers, self.name)
             elif code != _SUCCESS:
                 raise self._failure("C-FIND", code)
         return answers
@@ -203,39 +213,44 @@ class DicomPeer(Source):
         # The peer's count holds what we refused, and what it could not even send.
         tally.failed = max(tally.failed, failed_before + _count(final, "Failed"))
         given = len(tally.received) - before + tally.failed - failed_before
-        if given < _count(final, "Completed") or (not given and series.images):
+        tally.compare(series, given)
+        if given < _count(final, "Completed"):
             tally.problems.append("the peer says that it sent images, but fewer came")
 
     def _move(self, association: Association, study: str, series: FoundSeries, tally: Tally) -> None:
         title = self._listener.ae_title
+        before = self._arrived(study, series)
         request = _series_identifier(study, series)
         final = Dataset()
         for status, _ in association.send_c_move(request, title, _MOVE):
             final = status
-        with self._database.read() as connection:
-            arrived = pulled.find_images(connection, study, series.series_instance_uid)
-        tally.failed += _count(final, "Failed")
-        code = final.get("Status")
-        if code is None or code == _MOVE_DESTINATION_UNKNOWN:
-            raise self._failure("C-MOVE", code)
+        arrived = self._arrived(study, series)
+        failed = _count(final, "Failed")
+        tally.failed += failed
+        problems = len(tally.problems)
+        self._judge("C-MOVE", final, tally)
         # What lies here already may have come another day.
-        if not arrived or (code != _SUCCESS and not _count(final, "Completed")):
-            tally.problems.append(
-                f"nothing arrived at our listener (C-MOVE answered with {code:#06x}): is `medd serve` running, and does"
-                f" the peer know {title} with our address and port {self._listener.port}?"
-            )
+        if not arrived or (len(tally.problems) > problems and arrived == before and not _count(final, "Completed")):
+            tally.problems[problems:] = [
+                f"nothing arrived at our listener (C-MOVE answered with {final.Status:#06x}): is `medd serve` running,"
+                f" and does the peer know {title} with our address and port {self._listener.port}?"
+            ]
             return
         tally.received |= arrived
-        self._judge("C-MOVE", final, tally)
+        tally.compare(series, len(arrived) + failed)
         if len(arrived) < _count(final, "Completed"):
             tally.problems.append("the peer says that it sent more images than arrived at our listener")
 
+    def _arrived(self, study: str, series: FoundSeries) -> set[str]:
+        with self._database.read() as connection:
+            return pulled.find_images(connection, study).get(series.series_instance_uid, set())
+
     def _judge(self, operation: str, final: Dataset, tally: Tally) -> None:
         code = final.get("Status")
-        # What concerns these images alone costs these images alone; the rest would be said of every study.
-        if code is None or not (code in (_SUCCESS, _SOME_FAILED, _CANCELLED) or code >> 8 == 0xA7 or code >> 12 == 0xC):
+        if code is None or code in _ABOUT_US:
             raise self._failure(operation, code)
-        if code != _SUCCESS and code != _SOME_FAILED:
+        # Also a warning: the counts that would tell of what are optional.
+        if code != _SUCCESS:
             tally.problems.append(f"{operation} answered with {code:#06x}")
 
     def _failure(self, operation: str, code: int | None) -> TransientError | PeerRefused:
@@ -249,7 +264,8 @@ class DicomPeer(Source):
             )
         if code >> 8 == 0xA7 or code >> 12 == 0xC or code == _CANCELLED:
             return TransientError(f"{self.name}: {operation} answered with {code:#06x}; ask for less, or later")
-        return PeerRefused(f"{self.name}: {operation} answered with {code:#06x}")
+        kind = PeerRefused if code in _ABOUT_US else StudyRefused
+        return kind(f"{self.name}: {operation} answered with {code:#06x}")
 
 
 class _Taker:
@@ -262,19 +278,45 @@ class _Taker:
         self.series = ""
         #: Our own failure, which the next image would meet as well.
         self.broken: TransientError | None = None
+        #: Why the image in hand is refused; empty where pynetdicom refuses it without asking us.
+        self._why = ""
 
     def take(self, event: evt.Event) -> int:
         """Handle EVT_C_STORE; success only when bytes and row are safe on disk."""
         request = event.request
         sop_class, sop_instance = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-        status, why = self._store(request.DataSet, sop_class, sop_instance, str(event.context.transfer_syntax))
+        try:
+            status, self._why = self._store(
+                request.DataSet, sop_class, sop_instance, str(event.context.transfer_syntax)
+            )
+        except Exception:  # pynetdicom would answer, and tell nobody
+            log.exception("an image of a C-GET cannot be taken", extra={"event": "store.failed"})
+            status, self._why = pdu.CANNOT_UNDERSTAND, "an unexpected failure"
         if status == pdu.SUCCESS:
             self._tally.received.add(sop_instance)
-        else:
+        return status
+
+    def count(self, event: evt.Event) -> None:
+        """Handle EVT_DIMSE_SENT: every refusal passes here, also of an object in a context that is none."""
+        if not isinstance(event.message, C_STORE_RSP):
+            return
+        status = event.message.command_set.Status
+        why, self._why = self._why or "its presentation context is not one that was accepted", ""
+        if status != pdu.SUCCESS:
             self._tally.failed += 1
             fields = {"event": "store.refused", "peer": self._peer.name, "reason": f"{status:#06x}"}
             log.warning("an image of a C-GET is refused: %s", why, extra=fields)
-        return status
+
+    def cut(self, event: evt.Event) -> None:
+        """Handle EVT_PDU_RECV: of an object that is too large no more is held than shows that it is.
+
+        pynetdicom gathers an object in memory, in the thread that calls this.
+        """
+        message = event.assoc.dimse.message
+        data = message.data_set if message is not None else None
+        if data is not None and data.tell() > self._limit:
+            data.seek(self._limit + 1)
+            data.truncate()
 
     def _store(self, dataset: BytesIO, sop_class: str, sop_instance: str, syntax: str) -> tuple[int, str]:
         if self.broken is not None:
@@ -332,9 +374,6 @@ def _values(answer: Dataset | None) -> dict[str, str]:
             except UnicodeDecodeError:
                 text = raw.decode("latin-1")
             values[key] = part10.clean(text)
-        elif raw is not None:  # decoded already, for a log that somebody turned on
-            several = raw if isinstance(raw, MultiValue) else [raw]
-            values[key] = part10.clean("\\".join(map(str, several)))
     return values
 
 

@@ -1,13 +1,18 @@
 """``medd pull`` and ``medd echo``: wrong calls, exit codes, and what they say."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification
 from typer.testing import CliRunner
 
 from medd.cli.main import app, main
+from medd.dicom import network
 from medd.errors import TransientError
 from medd.ingest import pull as pulling
 from medd.ingest.query import FoundSeries, FoundStudy, Query, Source, Tally
@@ -34,6 +39,7 @@ class Shelf(Source):
         return [FoundSeries("1.2")]
 
     def fetch(self, study_instance_uid: str, modalities: tuple[str, ...], tally: Tally) -> bool:
+        tally.begin(self.find_series(study_instance_uid, modalities))
         tally.received |= {f"{study_instance_uid}.1", f"{study_instance_uid}.2"}
         tally.failed = 1 if study_instance_uid == "1.2" else 0
         return True
@@ -145,6 +151,41 @@ def test_echo_says_which_peer_does_not_answer(tmp_path: Path) -> None:
     [row] = json.loads(done.stdout)
     assert (row["name"], row["address"], row["answers"]) == ("gone", f"GONE@127.0.0.1:{port}", False)
     assert "cannot be reached" in row["error"]
+
+
+@pytest.mark.parametrize("host", ["nonexist.invalid", "x" * 64 + ".invalid"])
+def test_echo_says_that_a_name_is_known_to_nobody(tmp_path: Path, host: str) -> None:
+    done = medd(tmp_path, "echo", f"{host}:104", "--format", "json")
+    assert done.exit_code == 1
+    [row] = json.loads(done.stdout)
+    assert not row["answers"]
+    assert "cannot be reached" in row["error"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_echo_of_a_peer_that_leaves_at_once_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    server = AE("GONE")
+    server.add_supported_context(Verification)
+    port = free_port()
+    started = server.start_server(("127.0.0.1", port), block=False)
+    prepare = network._prepare_socket
+
+    def leave(association: Association, timeout_s: float) -> None:
+        if moment == "before":
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        prepare(association, timeout_s)
+        association.abort()
+
+    monkeypatch.setattr(network, "_prepare_socket", leave)
+    try:
+        done = medd(tmp_path, "echo", f"127.0.0.1:{port}", "--format", "json")
+    finally:
+        started.shutdown()
+    assert done.exit_code == 1
+    [row] = json.loads(done.stdout)
+    assert "went away" in row["error"] or "is gone" in row["error"]
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:99999"])

@@ -1,9 +1,12 @@
 """What is asked of an archive, what its answers are worth, and what a run makes of them."""
 
+import errno
 import functools
 import http.server
+import itertools
 import json
 import logging
+import socket
 import tempfile
 import threading
 import time
@@ -16,16 +19,33 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from pydicom import Dataset
-from pynetdicom import AE, _config, evt
+from pydicom.uid import UID
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_primitives import C_GET, C_MOVE
+from pynetdicom.pdu import A_ASSOCIATE_AC
+from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from medd.dicom.peers import find_peer, known_peers
 from medd.errors import InputError, PeerRefused, SettingsError, TransientError
 from medd.ingest import admission, multipart, retrieve, schedule
 from medd.ingest import pull as pulling
+from medd.ingest import query as querying
 from medd.ingest.dicomweb import DicomWebServer
 from medd.ingest.intake import Intake
 from medd.ingest.pull import Limits, Outcome, Pull, State, open_source
-from medd.ingest.query import FoundSeries, FoundStudy, Query, Source, Tally, last_days, parse_dates, read_studies
+from medd.ingest.query import (
+    FoundSeries,
+    FoundStudy,
+    Query,
+    Source,
+    StudyRefused,
+    Tally,
+    last_days,
+    parse_dates,
+    read_studies,
+)
 from medd.ingest.retrieve import STORAGE_CLASSES, TRANSFER_SYNTAXES, DicomPeer
 from medd.ingest.schedule import ScheduledPulls, next_time
 from medd.plugins import load_plugins
@@ -174,19 +194,22 @@ class Shelf(Source):
 
     def __init__(self, **studies: Any) -> None:
         self.studies = {f"1.{name.removeprefix('s')}": what for name, what in studies.items()}
+        #: What it says that each study has; None where it does not.
+        self.counts: dict[str, int | None] = {}
         self.asked: list[str] = []
         self.find_errors: list[Exception] = []
 
     def find(self, query: Query) -> list[FoundStudy]:
         if self.find_errors:
             raise self.find_errors.pop(0)
-        return [FoundStudy(uid, study_date=f"2026010{uid[-1]}") for uid in self.studies]
+        return [FoundStudy(uid, study_date=f"2026010{uid[-1]}", images=self.counts.get(uid, 1)) for uid in self.studies]
 
     def find_series(self, study_instance_uid: str, modalities: tuple[str, ...]) -> list[FoundSeries]:
-        return [FoundSeries("1.2")] if self.studies[study_instance_uid] is not None else []
+        return [FoundSeries(f"{study_instance_uid}.9")] if self.studies[study_instance_uid] is not None else []
 
     def fetch(self, study_instance_uid: str, modalities: tuple[str, ...], tally: Tally) -> bool:
         self.asked.append(study_instance_uid)
+        tally.begin(self.find_series(study_instance_uid, modalities))
         what = self.studies[study_instance_uid]
         if isinstance(what, list):
             what = what.pop(0) if len(what) > 1 else what[0]
@@ -294,12 +317,139 @@ def test_rows_of_pulled_studies_hold_on_both_databases(database: Database) -> No
     uids = [f"1.{number}" for number in range(1200)]
     with database.write() as connection:
         for uid in uids[:3]:
-            pulled.record(connection, "a", uid, images=1, failed=0, complete=uid != "1.2", error="")
-        pulled.record(connection, "a", "1.1", images=2, failed=1, complete=False, error="later")
-        pulled.record(connection, "b", "1.5", images=1, failed=0, complete=True, error="")
+            record(connection, "a", uid, images=1, failed=0, listed=1, complete=uid != "1.2", error="")
+        record(connection, "a", "1.1", images=2, failed=1, listed=3, complete=False, error="later")
+        pulled.record(connection, "a", "1.1", ("CT",), images=9, failed=0, listed=9, complete=True, error="")
+        record(connection, "b", "1.5", images=1, failed=0, listed=1, complete=True, error="")
     with database.read() as connection:
-        assert pulled.find_states(connection, "a", uids) == {"1.0": True, "1.1": False, "1.2": False}
-        assert pulled.find_images(connection, "1.1", "1.2") == set()
+        found = pulled.find_earlier(connection, "a", uids)
+        assert {uid: [(sorted(one.modalities), one.listed, one.complete) for one in found[uid]] for uid in found} == {
+            "1.0": [(["CR", "DX"], 1, True)],
+            "1.1": [(["CR", "DX"], 3, False), (["CT"], 9, True)],
+            "1.2": [(["CR", "DX"], 1, False)],
+        }
+        assert pulled.find_images(connection, "1.1") == {}
+
+
+def record(connection: Any, source: str, study: str, **values: Any) -> None:
+    pulled.record(connection, source, study, ("DX", "CR"), **values)
+
+
+def hold(home: Home, study: str, series: str, *images: str) -> None:
+    """Images that came in before, by whatever way."""
+    rows = [
+        {
+            "sha256": image.rjust(64, "0"),
+            "size": 1,
+            "media_type": "application/dicom",
+            "origin": "test",
+            "received_at": datetime.now(UTC),
+            "status": "pending",
+            "sop_instance_uid": image,
+            "series_instance_uid": series,
+            "study_instance_uid": study,
+        }
+        for image in images
+    ]
+    with home.database.write() as connection:
+        connection.execute(sa.insert(instance), rows)
+
+
+def test_a_study_that_has_grown_is_fetched_again_and_one_that_has_not_is_known(home: Home) -> None:
+    shelf = Shelf(s1=1, s2=1)
+    run(home, shelf)
+    shelf.studies["1.1"], shelf.counts["1.1"] = 3, 3
+    [outcome] = run(home, shelf)
+    assert (outcome.study.study_instance_uid, outcome.images) == ("1.1", 3)
+    assert [row.listed for row in home.pulled()] == [3, 1]
+    assert run(home, shelf) == []
+    shelf.counts["1.1"] = 2  # something was deleted there
+    assert run(home, shelf) == []
+
+
+def test_what_was_fetched_of_one_modality_is_not_known_of_another(home: Home) -> None:
+    shelf = Shelf(s1=1)
+    queries = {name: Query(modalities=tuple(name.split())) for name in ("DX", "CR", "CR DX", "DX CR")}
+
+    def fetched(name: str) -> int:
+        one = Pull(shelf, home.database, queries[name])
+        return len(list(one.run(one.find())))
+
+    # Two nightly pulls for one modality each do not undo what the other did.
+    assert [fetched(name) for name in ("DX", "CR", "DX", "CR")] == [1, 1, 0, 0]
+    # Both together are another question; who asked it knows the answer to each.
+    assert [fetched(name) for name in ("CR DX", "DX CR", "DX")] == [1, 0, 0]
+
+
+def test_a_study_that_grew_by_what_is_not_wanted_is_asked_for_its_series_only(home: Home) -> None:
+    shelf = Shelf(s1=1)
+    run(home, shelf)
+    hold(home, "1.1", "1.1.9", "1.1.0")
+    shelf.counts["1.1"] = 5  # a report of ours, a CT
+    seen = Pull(shelf, home.database, Query())
+    assert list(seen.preview(seen.find())) == []
+    assert seen.known == 1
+    again = Pull(shelf, home.database, Query())
+    assert list(again.run(again.find())) == []
+    assert again.known == 1
+    asked = len(shelf.asked)
+    assert run(home, shelf) == []
+    assert len(shelf.asked) == asked
+
+
+def test_where_an_archive_tells_no_number_its_series_are_looked_at(home: Home) -> None:
+    shelf = Shelf(s1=1)
+    shelf.counts["1.1"] = None
+    [outcome] = run(home, shelf)
+    hold(home, "1.1", "1.1.9", "1.1.0")
+    assert outcome.state is State.FETCHED
+    again = Pull(shelf, home.database, Query())
+    assert list(again.run(again.find())) == []
+    assert again.known == 1
+    assert len(run(home, shelf, again=True)) == 1
+
+
+def test_series_that_lie_here_are_not_fetched_again() -> None:
+    here = {"1.1": {"a", "b"}, "1.2": {"c"}, "1.3": {"d"}}
+    series = [
+        FoundSeries("1.1", 2),
+        FoundSeries("1.2", 2),
+        FoundSeries("1.3"),
+        FoundSeries("1.4"),
+        FoundSeries("1.5", 0),
+    ]
+    tally = Tally(here=here)
+    assert [one.series_instance_uid for one in tally.begin(series)] == ["1.2", "1.3", "1.4", "1.5"]
+    assert (tally.received, tally.listed, tally.asked) == ({"a", "b"}, 4, 4)
+    tally = Tally(here=here, came_before=True)
+    assert [one.series_instance_uid for one in tally.begin(series)] == ["1.2", "1.4", "1.5"]
+    assert len(Tally().begin(series)) == 5
+
+
+def test_a_study_that_is_refused_keeps_no_other_from_being_fetched(home: Home) -> None:
+    shelf = Shelf(s1=1, s2=StudyRefused("not for you"), s3=1)
+    outcomes = run(home, shelf)
+    assert [(one.state, one.error) for one in outcomes] == [
+        (State.FETCHED, ""),
+        (State.FAILED, "not for you"),
+        (State.FETCHED, ""),
+    ]
+
+
+def test_studies_that_break_every_association_keep_the_others_waiting_once_only(home: Home) -> None:
+    away = TransientError("away")
+    shelf = Shelf(s1=1, s2=1, s3=away, s4=away, s5=away)
+    with pytest.raises(TransientError):
+        run(home, shelf)
+    assert set(shelf.asked) == {"1.5", "1.4", "1.3"}
+    one = Pull(shelf, home.database, Query())
+    found = [study.study_instance_uid for study in one.find()]
+    assert found == ["1.2", "1.1", "1.5", "1.4", "1.3"]
+    assert [seen.state for seen in run(home, shelf, limits=Limits(2))] == [State.FETCHED] * 2
+    # Of those that failed, the one that has waited longest goes first.
+    run(home, shelf, limits=Limits(1))
+    one = Pull(shelf, home.database, Query())
+    assert [study.study_instance_uid for study in one.find()] == ["1.4", "1.3", "1.5"]
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -403,9 +553,9 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
     started.stop()
 
 
-def peer_of(archive: Archive, home: Home, how: str = "get", **listener: Any) -> DicomPeer:
+def peer_of(archive: Archive, home: Home, how: str = "get", timeout_s: float = 10, **listener: Any) -> DicomPeer:
     peer = PeerSettings(
-        name="archive", host="127.0.0.1", port=archive.port, ae_title="ARCHIVE", timeout_s=10, retrieve=how
+        name="archive", host="127.0.0.1", port=archive.port, ae_title="ARCHIVE", timeout_s=timeout_s, retrieve=how
     )
     return DicomPeer(peer, ListenerSettings(**listener), None, home.intake, home.database)
 
@@ -528,6 +678,239 @@ def test_a_peer_that_says_it_sent_what_never_came_is_not_believed(archive: Archi
     tally = Tally()
     peer_of(archive, home).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
     assert not tally.complete
+
+
+def bare_final(archive: Archive, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Let the archive end every C-GET and C-MOVE with a status and without the optional counts."""
+    encode = DIMSEMessage.primitive_to_message
+
+    def without_counts(self: Any, primitive: Any) -> None:
+        if isinstance(primitive, C_GET | C_MOVE) and primitive.Status not in (None, 0xFF00):
+            primitive.Status = status
+            for name in ("Remaining", "Completed", "Failed", "Warning"):
+                setattr(primitive, f"NumberOf{name}Suboperations", None)
+        encode(self, primitive)
+
+    monkeypatch.setattr(DIMSEMessage, "primitive_to_message", without_counts)
+
+
+def list_images(archive: Archive, count: int) -> None:
+    """Let the archive say that every series has so many images."""
+
+    def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        for status, answer in archive.answer(event):
+            if answer is not None and "NumberOfSeriesRelatedInstances" in answer:
+                answer.NumberOfSeriesRelatedInstances = count
+            yield status, answer
+
+    archive.find = find
+
+
+@pytest.mark.parametrize("status", [0xB000, 0x0000])
+@pytest.mark.parametrize("how", ["get", "move"])
+def test_fewer_images_than_listed_are_not_all_whatever_the_final_status(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch, status: int, how: str
+) -> None:
+    film = archive.films[0]
+    list_images(archive, 5)
+    bare_final(archive, monkeypatch, status)
+
+    def move(event: Any) -> Iterator[Any]:
+        hold(home, film.StudyInstanceUID, film.SeriesInstanceUID, film.SOPInstanceUID)
+        yield None, None
+
+    archive.move = move
+    tally = Tally()
+    assert peer_of(archive, home, how).fetch(film.StudyInstanceUID, ("DX",), tally)
+    assert tally.received == {str(film.SOPInstanceUID)}
+    assert "1 images came of 5 that the archive lists" in tally.problems
+    assert (f"C-{how.upper()} answered with 0xb000" in tally.problems) == (status == 0xB000)
+
+
+def test_a_warning_is_a_problem_also_where_no_number_is_listed(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_images(archive, 0)
+    bare_final(archive, monkeypatch, 0xB000)
+    tally = Tally()
+    peer_of(archive, home).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
+    assert not tally.complete
+
+
+def test_an_image_that_cannot_be_handled_or_has_no_context_is_counted(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    list_images(archive, 0)
+    bare_final(archive, monkeypatch, 0x0000)
+
+    def bug(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.intake, "read_header", bug)
+        tally = Tally()
+        peer_of(archive, home).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
+    assert (tally.received, tally.failed) == (set(), 1)
+    assert "ZeroDivisionError" in caplog.text
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise ValueError
+
+    take = Association._c_store_scp
+
+    def without_context(self: Any, request: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(self, "_get_valid_context", none)
+            take(self, request)
+
+    monkeypatch.setattr(Association, "_c_store_scp", without_context)
+    tally = Tally()
+    peer_of(archive, home).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
+    assert (tally.received, tally.failed) == (set(), 1)
+
+
+@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize("status", [0x0110, 0xA900, 0xA702, 0xC000, 0xFE00])
+def test_a_status_about_one_study_is_a_problem_of_that_study(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch, how: str, status: int
+) -> None:
+    bare_final(archive, monkeypatch, status)
+    archive.move = lambda event: iter([(None, None)])
+    outcomes = run(home, peer_of(archive, home, how))
+    assert [one.state for one in outcomes] == [State.FAILED] * 2
+    assert all(f"answered with {status:#06x}" in one.error for one in outcomes)
+
+
+@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize("status", [0x0122, 0x0124, 0xA801])
+def test_a_status_about_us_ends_the_run(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch, how: str, status: int
+) -> None:
+    bare_final(archive, monkeypatch, status)
+    one = Pull(peer_of(archive, home, how), home.database, Query())
+    with pytest.raises(PeerRefused, match=f"{status:#06x}"):
+        list(one.run(one.find()))
+    assert len(home.pulled()) == 1
+
+
+def test_a_study_whose_series_are_not_told_is_a_problem_of_that_study(archive: Archive, home: Home) -> None:
+    odd = archive.films[0].StudyInstanceUID
+
+    def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        if event.identifier.QueryRetrieveLevel == "SERIES" and event.identifier.StudyInstanceUID == odd:
+            yield 0xA900, None
+        else:
+            yield from archive.answer(event)
+
+    archive.find = find
+    outcomes = run(home, peer_of(archive, home))
+    assert {one.state for one in outcomes} == {State.FAILED, State.FETCHED}
+    assert [one.error for one in outcomes if one.error] == ["archive: C-FIND answered with 0xa900"]
+
+
+def test_a_peer_that_never_ends_its_answers_is_given_up(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(querying, "MAX_ANSWERS", 50)
+    told = 0
+
+    def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        nonlocal told
+        while event.assoc.is_established and told < 100_000:
+            told += 1
+            answer = Dataset()
+            answer.StudyInstanceUID = f"1.2.{told}"
+            yield 0xFF00, answer
+
+    archive.find = find
+    with pytest.raises(PeerRefused, match="more than 50 answers"):
+        peer_of(archive, home).find(Query())
+    assert told < 100_000
+
+
+def test_an_object_over_the_limit_is_not_held_whole(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.films[0] = dicom_radiograph(1, size=2048)
+    held: list[int] = []
+    take = retrieve._Taker.take
+
+    def watched(self: Any, event: Any) -> int:
+        held.append(event.request.DataSet.getbuffer().nbytes)
+        return take(self, event)
+
+    monkeypatch.setattr(retrieve._Taker, "take", watched)
+    tally = Tally()
+    peer_of(archive, home, max_object_mib=1).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
+    assert (tally.received, tally.failed) == (set(), 1)
+    assert 1 << 20 < held[0] <= 2 << 20
+    assert len(archive.films[0].PixelData) > held[0]
+
+
+def test_an_image_that_takes_longer_than_the_time_out_is_taken_while_bytes_flow(
+    archive: Archive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.films[0] = dicom_radiograph(1, size=256)
+    encode = DIMSEMessage.encode_msg
+
+    def slowly(self: Any, context_id: int, max_pdu_length: int) -> Iterator[Any]:
+        slow = isinstance(self, C_STORE_RQ)
+        for piece in encode(self, context_id, 32_768 if slow else max_pdu_length):
+            if slow:
+                time.sleep(0.3)
+            yield piece
+
+    monkeypatch.setattr(DIMSEMessage, "encode_msg", slowly)
+    tally = Tally()
+    peer_of(archive, home, timeout_s=0.8).fetch(archive.films[0].StudyInstanceUID, ("DX",), tally)
+    assert (len(tally.received), tally.problems) == (1, [])
+
+
+def test_a_peer_that_falls_silent_within_a_pdu_is_an_error_that_may_pass(home: Home) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    release = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(accept_first_context())
+            connection.recv(65_536)
+            connection.sendall(b"\x04\x00\x00\x01\x00\x00" + b"\x00" * 100)  # 100 bytes of 65,536
+            release.wait(20)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    settings = PeerSettings(
+        name="archive", host="127.0.0.1", port=server.getsockname()[1], ae_title="ARCHIVE", timeout_s=0.5
+    )
+    started = time.monotonic()
+    try:
+        with pytest.raises(TransientError):
+            DicomPeer(settings, ListenerSettings(), None, home.intake, home.database).find(Query())
+        assert time.monotonic() - started < 10
+    finally:
+        release.set()
+        thread.join(10)
+        server.close()
+
+
+def accept_first_context() -> bytes:
+    """An A-ASSOCIATE-AC for the first presentation context."""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = UID("1.2.840.10008.3.1.1.1")
+    primitive.calling_ae_title, primitive.called_ae_title = "MEDD", "ARCHIVE"
+    primitive.result, primitive.result_source, primitive.diagnostic = 0, 1, 1
+    context = build_context(retrieve._FIND, "1.2.840.10008.1.2")
+    context.context_id, context.result = 1, 0
+    primitive.presentation_context_definition_results_list = [context]
+    length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
+    length.maximum_length_received = 16_384
+    implementation.implementation_class_uid = UID("1.2.3")
+    primitive.user_information = [length, implementation]
+    answer = A_ASSOCIATE_AC()
+    answer.from_primitive(primitive)
+    return answer.encode()
 
 
 def test_a_full_disk_is_answered_out_of_resources_and_ends_the_fetch(
@@ -776,9 +1159,71 @@ def test_a_patients_id_is_in_no_log_line_of_a_question(
     assert "SECRET" not in caplog.text
 
 
+@pytest.mark.parametrize("status", [400, 403, 406, 451])
+def test_a_series_that_is_refused_costs_its_study_only(web: Web, home: Home, tmp_path: Path, status: int) -> None:
+    offer(web, film_file(tmp_path))
+    web.answers[f"/dicom-web/studies/{STUDY}/series/{SERIES}"] = (status, "text/plain", b"P1 is not yours")
+    [outcome] = run(home, server_of(web, home))
+    assert outcome.state is State.FAILED
+    assert f"HTTP {status}" in outcome.error
+    web.answers[f"/dicom-web/studies/{STUDY}/series"] = (status, "text/plain", b"P1 is not yours")
+    [outcome] = run(home, server_of(web, home))
+    assert f"HTTP {status}" in outcome.error
+    web.answers[f"/dicom-web/studies/{STUDY}/series"] = (401, "text/plain", b"who are you")
+    with pytest.raises(PeerRefused, match="HTTP 401"):
+        run(home, server_of(web, home))
+
+
+def test_a_disk_that_fails_when_a_header_is_read_may_pass(
+    web: Web, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    offer(web, film_file(tmp_path))
+    monkeypatch.setattr(home.intake, "read_header", failing)
+    with pytest.raises(TransientError, match="spool: Input/output error"):
+        server_of(web, home).fetch(STUDY, ("DX",), Tally())
+
+
+def test_a_server_that_passes_every_condition_over_is_given_up(
+    web: Web, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(querying, "MAX_ANSWERS", 50)
+    numbers = itertools.count(1)
+
+    def page(question: str) -> tuple[int, str, Any]:
+        return 200, JSON, [{"0020000D": {"vr": "UI", "Value": [f"1.2.{next(numbers)}"]}} for _ in range(20)]
+
+    web.answers["/dicom-web/studies"] = page
+    with pytest.raises(PeerRefused, match="more than 50 answers"):
+        server_of(web, home).find(Query())
+
+
+def test_a_film_that_comes_later_is_fetched_and_the_first_is_not_fetched_twice(
+    web: Web, home: Home, tmp_path: Path
+) -> None:
+    offer(web, film_file(tmp_path))
+    path = f"/dicom-web/studies/{STUDY}/series/{SERIES}"
+    assert [one.state for one in run(home, server_of(web, home))] == [State.FETCHED]
+    assert run(home, server_of(web, home)) == []
+    assert [asked for asked, _ in web.requests].count(path) == 1
+    later = dicom_radiograph(1, size=64, view="PA")
+    later.StudyInstanceUID, later.SeriesInstanceUID = STUDY, "1.2.4"
+    series = [
+        {"0020000E": {"Value": [uid]}, "00080060": {"Value": ["DX"]}, "00201209": {"Value": [1]}}
+        for uid in (SERIES, "1.2.4")
+    ]
+    web.answers[f"/dicom-web/studies/{STUDY}/series"] = (200, JSON, series)
+    web.answers[f"/dicom-web/studies/{STUDY}/series/1.2.4"] = multipart_of(film_file(tmp_path, later))
+    [outcome] = run(home, server_of(web, home))
+    assert (outcome.state, outcome.images) == (State.FETCHED, 2)
+    assert [asked for asked, _ in web.requests].count(path) == 1
+
+
 def test_a_body_that_is_cut_off_leaves_the_study_incomplete(web: Web, home: Home, tmp_path: Path) -> None:
     file = film_file(tmp_path)
-    offer(web)
+    offer(web, images=2)
     status, content_type, body = multipart_of(file, file)
     web.answers[f"/dicom-web/studies/{STUDY}/series/{SERIES}"] = (status, content_type, body[:-200])
     [outcome] = run(home, server_of(web, home))
@@ -789,7 +1234,7 @@ def test_a_body_that_is_cut_off_leaves_the_study_incomplete(web: Web, home: Home
 def test_fewer_images_than_listed_leave_the_study_incomplete(web: Web, home: Home, tmp_path: Path) -> None:
     offer(web, film_file(tmp_path), images=2)
     [outcome] = run(home, server_of(web, home))
-    assert (outcome.state, outcome.error) == (State.FAILED, "1 images came of 2 that the server lists")
+    assert (outcome.state, outcome.error) == (State.FAILED, "1 images came of 2 that the archive lists")
 
 
 def test_what_was_not_asked_for_or_is_no_image_is_not_taken(web: Web, home: Home, tmp_path: Path) -> None:
