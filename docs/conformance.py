@@ -403,11 +403,16 @@ Calling AE titles, called AE title and addresses can each be restricted; see sec
 {len(basic_profile())} attributes and the repeating groups), in every sequence that stays. No option of the profile is
 applied; no encrypted attributes are made.
 
-- UIDs are replaced by keyed hashes under `2.25.`: the same for the same, in references as well.
+- UIDs are replaced by keyed hashes under `2.25.`: the same for the same, in references as well. Kept are those that PS3.6
+  registers, and UIDs of classes, coding schemes and context groups.
 - Patient's Name and Patient ID are a pseudonym by a keyed hash.
-- Beyond the table go: private attributes, attributes unknown to the Standard, whole overlays (60xx) and curves (50xx), and
-  any date, time, age, person's name, AE title or URL that the table does not list; and comments and application data inside
-  JPEG, JPEG-LS and JPEG 2000 frames.
+- Beyond the table go: private attributes, attributes unknown to the Standard or in a VR that it does not have for them, whole
+  overlays (60xx) and curves (50xx); of what the table does not list any date, time, age, person's name, AE title, URL and free
+  text (LT, ST, UT, UC), any other text, sequence or bytes outside the groups 0008, 0018, 0020, 0028, 0050, 0054, 2050 and
+  5200, and all of group 0010.
+- Of pixel data go: what stands in unused bits (overlays of old devices) or behind the last pixel, offset tables, comments and
+  application data in JPEG, JPEG-LS and JPEG 2000 frames, and what stands behind a frame. RLE frames are encoded anew, JPEG
+  frames are not: those with something in unused bits are refused, as are frames in other encapsulated syntaxes.
 - Set are Patient Identity Removed (0012,0062) YES, De-identification Method (0012,0063), De-identification Method Code
   Sequence (0012,0064) {deidentify.PROFILE[0]}, and Longitudinal Temporal Information Modified (0028,0303) REMOVED.
 - Pixel data are **not** examined. Objects with Burned In Annotation (0028,0301) YES are left out, and Secondary Captures

@@ -60,5 +60,7 @@ def export(
         f"{outcome.new} new, {outcome.known} there already, {outcome.moved} relabelled, {outcome.withdrawn} withdrawn, "
         f"{len(outcome.left_out)} left out, {len(outcome.failed)} failed"
     )
+    if outcome.renewed:
+        print(f"{outcome.renewed} cleaned anew: other rules or options held when they were exported")
     print("Pixel data were not examined for burnt-in text: look at the images before you pass them on.")
     raise typer.Exit(1 if outcome.failed else 0)

@@ -6,14 +6,16 @@
     FOLDER/manifest.csv      path, label, patient (a pseudonym)
     FOLDER/LABEL/<hash>.dcm  named by a keyed hash
 
-A second run adds what is new and moves what readers have relabelled. Nothing in it tells an original's name or time.
+A second run adds what is new, moves what readers have relabelled, and cleans anew what was cleaned by other rules.
+Nothing in it tells an original's name or time.
 """
 
 import csv
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -32,8 +34,14 @@ from medd.store.database import Database
 from medd.store.spool import Spool
 
 MANIFEST, README = "manifest.csv", "README.txt"
-#: Says that a folder is an export, and by which key its names were made. Hidden: readers of folders pass it over.
+#: Says that a folder is an export, by which key its names were made, and by which rules and options its files. Hidden:
+#: readers of folders pass it over.
 _MARK = ".medd-export.json"
+#: Raise the number with every change of what `deidentify_file` and `strip` take out: what was exported before is then
+#: cleaned anew.
+_CLEANING = f"2 {TABLE}"
+#: What a run that was killed leaves of a file that it was writing: `_write`.
+_PART = re.compile(r"\.(?P<name>.+)-[0-9a-f]{8}")
 _COLUMNS = ("path", "label", "patient")
 #: Every file's time: those of the originals, and the order in which they were received, are nobody's business.
 _MOMENT = 946_684_800  # 2000-01-01 UTC
@@ -46,11 +54,11 @@ To train on them:  medd train {manifest}   (not the folder alone: the manifest s
 
 What was done
 - DICOM objects: {profile} (PS3.15 section E.2, table E.1-1, {table}; option codes: none). Attributes unknown to the
-  Standard, private attributes, overlays and curves are removed; dates and times are removed or emptied; UIDs are
-  replaced by keyed hashes, the same for the same; name and ID of the patient are the pseudonym of {manifest}.
-  Comments inside JPEG, JPEG-LS and JPEG 2000 frames are removed.
-- JPEG and PNG files: EXIF, comments, text, colour profiles and thumbnails are removed; the compressed pixels are as
-  they were. TIFF files are PNG files of the same pixels.
+  Standard, private attributes, overlays, also those in unused bits of the pixels, curves and free text are removed;
+  dates and times are removed or emptied; UIDs are replaced by keyed hashes, the same for the same; name and ID of the
+  patient are the pseudonym of {manifest}. Comments inside compressed frames are removed.
+- JPEG and PNG files: EXIF, comments, text, colour profiles and thumbnails are removed; the pixels are as they were.
+  TIFF files are PNG files of the same pixels.
 - Files are named by keyed hashes, and all carry the same time. The key has not left the home folder of medd.
 
 What was NOT done
@@ -84,6 +92,8 @@ class Outcome:
     known: int = 0
     #: Exported before, and contradicted by a reader since: taken back.
     withdrawn: int = 0
+    #: Exported before, by other rules or options: cleaned anew.
+    renewed: int = 0
     #: Instance id → why, of those that are left out on purpose.
     left_out: dict[int, str] = field(default_factory=dict)
     #: Instance id → why, of those that could not be exported.
@@ -118,10 +128,16 @@ def export(
         return pseudonyms.image(truth.sha256) + _SUFFIX[MediaType(truth.media_type)]
 
     with _writing(folder):
-        _open(folder, pseudonyms)
+        is_stale = _open(folder, pseudonyms, wanted.secondary_captures)
         rows = _read_manifest(folder)
+        with database.read() as connection:
+            annotated = {name_of(truth): truth for truth in find_truths(connection)}
+        _sweep(folder, annotated.keys() | rows.keys(), rows)
         truths = _choose(database, wanted, lambda truth: name_of(truth) in rows)
         try:
+            if is_stale:
+                _renew(annotated, spool, folder, pseudonyms, wanted.secondary_captures, rows, outcome)
+                _write_mark(folder, pseudonyms, _CLEANING, wanted.secondary_captures)
             for number, truth in enumerate(truths, 1):
                 _export_one(truth, name_of(truth), spool, folder, pseudonyms, wanted, rows, outcome)
                 report(number, len(truths))
@@ -149,6 +165,32 @@ def _choose(database: Database, wanted: Wanted, is_exported: Callable[[Truth], b
     return chosen
 
 
+def _renew(
+    annotated: Mapping[str, Truth],
+    spool: Spool,
+    folder: Path,
+    pseudonyms: Pseudonyms,
+    secondary_captures: bool,
+    rows: dict[str, tuple[str, str]],
+    outcome: Outcome,
+) -> None:
+    """Clean anew all that is there, whatever this run is about; what cannot be, is taken back."""
+    for name, (label, _) in list(rows.items()):
+        there, truth = folder / label / name, annotated.get(name)
+        if not there.is_file():
+            continue
+        patient = pseudonyms.patient(_identity(truth)) if truth else ""
+        data = _try_clean(truth, spool, pseudonyms, patient, secondary_captures, outcome) if truth else None
+        if data is None:
+            there.unlink()
+            del rows[name]
+            outcome.withdrawn += 1
+        else:
+            _write(there, data)
+            rows[name] = label, patient
+            outcome.renewed += 1
+
+
 def _export_one(
     truth: Truth,
     name: str,
@@ -170,7 +212,8 @@ def _export_one(
         return
     label, patient = _folder_name(truth.label), pseudonyms.patient(_identity(truth))
     target = folder / label / name
-    if there is not None and there.is_file():
+    # The file says whose it is, too.
+    if there is not None and there.is_file() and earlier is not None and earlier[1] == patient:
         if there != target:
             target.parent.mkdir(exist_ok=True)
             there.rename(target)
@@ -178,18 +221,30 @@ def _export_one(
         else:
             outcome.known += 1
     else:
-        try:
-            data = _clean(truth, spool, pseudonyms, patient, wanted.secondary_captures)
-        except NotAssessable as refusal:
-            outcome.left_out[truth.instance_id] = str(refusal)
-            return
-        except InputError as error:
-            outcome.failed[truth.instance_id] = str(error)
+        data = _try_clean(truth, spool, pseudonyms, patient, wanted.secondary_captures, outcome)
+        if there is not None and (data is None or there != target):
+            there.unlink(missing_ok=True)
+            del rows[name]
+            outcome.withdrawn += data is None
+        if data is None:
             return
         target.parent.mkdir(exist_ok=True)
         _write(target, data)
         outcome.new += 1
     rows[name] = label, patient
+
+
+def _try_clean(
+    truth: Truth, spool: Spool, pseudonyms: Pseudonyms, patient: str, secondary_captures: bool, outcome: Outcome
+) -> bytes | None:
+    """The image as it is exported; None where it is not, which the outcome explains."""
+    try:
+        return _clean(truth, spool, pseudonyms, patient, secondary_captures)
+    except NotAssessable as refusal:
+        outcome.left_out[truth.instance_id] = str(refusal)
+    except InputError as error:
+        outcome.failed[truth.instance_id] = str(error)
+    return None
 
 
 def _clean(truth: Truth, spool: Spool, pseudonyms: Pseudonyms, patient: str, secondary_captures: bool) -> bytes:
@@ -231,22 +286,60 @@ def _writing(folder: Path) -> Iterator[None]:
         raise SettingsError(f"{folder}: cannot be written. Received: {error.strerror or error}") from error
 
 
-def _open(folder: Path, pseudonyms: Pseudonyms) -> None:
+def _open(folder: Path, pseudonyms: Pseudonyms, secondary_captures: bool) -> bool:
+    """Make the folder, or look whose it is.
+
+    Returns:
+        Whether what is there was cleaned by other rules, or by a run that was asked to be less strict.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / _MARK
+    is_stale = False
     if mark.is_file():
         try:
-            key = json.loads(mark.read_text())["key"]
+            found = json.loads(mark.read_text())
+            key = found["key"]
         except (ValueError, KeyError, TypeError) as error:
             raise SettingsError(f"{mark}: damaged. Take another folder") from error
         if key != pseudonyms.fingerprint:
             raise SettingsError(f"{folder}: exported with another key, so its names are others. Take another folder")
+        took_captures = found.get("secondary_captures", True)  # the first versions did not write it down
+        is_stale = found.get("cleaning") != _CLEANING or (took_captures and not secondary_captures)
     elif any(folder.iterdir()):
         raise SettingsError(f"{folder}: neither empty nor an export of medd. Take another folder")
     profile = f"{PROFILE[2]} ({PROFILE[0]}, {PROFILE[1]})"
     readme = _README.format(version=__version__, disclaimer=DISCLAIMER, manifest=MANIFEST, profile=profile, table=TABLE)
-    _write(mark, (json.dumps({"format": 1, "key": pseudonyms.fingerprint}) + "\n").encode())
+    # Until all is cleaned anew, the next run has to do it as well.
+    _write_mark(folder, pseudonyms, "" if is_stale else _CLEANING, secondary_captures)
     _write(folder / README, readme.encode())
+    return is_stale
+
+
+def _write_mark(folder: Path, pseudonyms: Pseudonyms, cleaning: str, secondary_captures: bool) -> None:
+    said = {
+        "format": 1,
+        "key": pseudonyms.fingerprint,
+        "cleaning": cleaning,
+        "secondary_captures": secondary_captures,
+    }
+    _write(folder / _MARK, (json.dumps(said) + "\n").encode())
+
+
+def _sweep(folder: Path, names: Set[str], rows: Mapping[str, tuple[str, str]]) -> None:
+    """Remove what a run that was killed wrote and could not list any more; nothing that medd did not write.
+
+    Args:
+        folder: The export.
+        names: Of all files that an export of this home can have written.
+        rows: Those that are listed.
+    """
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
+        part = _PART.fullmatch(path.name)
+        name = part["name"] if part else path.name
+        is_listed = path.parent == folder or (name in rows and path.parent.name == rows[name][0])
+        is_ours = name in names if path.parent != folder else name in (MANIFEST, README, _MARK)
+        if is_ours and (part or not is_listed) and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[str, str]]:

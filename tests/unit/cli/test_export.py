@@ -1,12 +1,14 @@
 """``medd export``, as it is typed, and what comes out of it."""
 
 import csv
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from medd.dicom.pseudonyms import KEY_FILE, load_pseudonyms
 from medd.imaging import load
@@ -174,6 +176,96 @@ def test_a_file_that_was_deleted_is_written_again(ward, tmp_path):
     gone.unlink()
     assert ward.medd("export", tmp_path / "set")[0].startswith("1 new, 12 there already")
     assert gone.read_bytes() == before
+
+
+def test_what_was_cleaned_by_other_rules_is_cleaned_anew(ward, tmp_path):
+    annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    fresh = files(tmp_path / "set")
+    mark = tmp_path / "set" / ".medd-export.json"
+    # As the first version wrote it.
+    mark.write_text(json.dumps({"format": 1, "key": load_pseudonyms(ward.path).fingerprint}))
+    for row in listed(tmp_path / "set"):
+        path = tmp_path / "set" / row["path"]
+        path.write_bytes(path.read_bytes() + SECRET.encode())
+    # Whatever the run is about; what this home can clean no more is taken back.
+    [gone] = [path for path in (ward.path / "spool").rglob("*") if path.suffix == ".png"]
+    gone.unlink()
+    out, err = ward.medd("export", tmp_path / "set", "--label", "NORMAL", code=1)
+    assert "1 withdrawn, 0 left out, 1 failed\n12 cleaned anew: " in out
+    assert ": failed: its bytes are not in this spool" in err.replace("\n", " ")
+    again = files(tmp_path / "set")
+    assert len(listed(tmp_path / "set")) == 12
+    assert again == {name: data for name, data in fresh.items() if name in again} | {
+        "manifest.csv": again["manifest.csv"]
+    }
+    assert "anew" not in ward.medd("export", tmp_path / "set", "--label", "NORMAL", code=1)[0]
+
+
+def test_a_run_that_dies_while_it_cleans_anew_leaves_the_rest_to_the_next(ward, tmp_path, monkeypatch):
+    annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    fresh = files(tmp_path / "set")
+    monkeypatch.setattr("medd.learn.export._CLEANING", "3 of tomorrow")
+    with monkeypatch.context() as patch:
+        patch.setattr("medd.learn.export.deidentify_file", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ward.medd("export", tmp_path / "set")
+    assert "13 cleaned anew" in ward.medd("export", tmp_path / "set")[0]
+    assert files(tmp_path / "set").keys() == fresh.keys()
+
+
+def test_captures_that_were_asked_for_go_in_a_run_that_does_not_ask(ward, tmp_path):
+    capture = dicom_radiograph(50, size=64, BurnedInAnnotation=None, SOPClassUID=SecondaryCaptureImageStorage)
+    capture.save_as(tmp_path / "capture.dcm", enforce_file_format=True)
+    ward.medd("ingest", tmp_path / "capture.dcm")
+    annotate_all(ward, tmp_path)
+    assert ward.medd("export", tmp_path / "set")[0].startswith("13 new")
+    assert ward.medd("export", tmp_path / "set", "--secondary-captures")[0].startswith("1 new, 13 there already")
+    assert ward.medd("export", tmp_path / "set", "--secondary-captures")[0].startswith("0 new, 14 there already")
+    out, err = ward.medd("export", tmp_path / "set")
+    assert out.startswith("0 new, 13 there already, 0 relabelled, 1 withdrawn, 1 left out")
+    assert "left out: it is a Secondary Capture" in err
+    assert len(list((tmp_path / "set").rglob("*.dcm"))) == len(listed(tmp_path / "set")) - 5
+
+
+def test_the_manifest_and_the_object_name_the_patient_alike_also_when_another_is_known(ward, tmp_path):
+    annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    table = tmp_path / "set" / "manifest.csv"
+    film = next((tmp_path / "set").rglob("*.dcm"))
+    before = film.read_bytes()
+    pseudonym = dcmread(film).PatientID
+    # As if its patient had been called otherwise when it was exported.
+    film.write_bytes(before.replace(pseudonym.encode(), b"P0123456789abcdef"))
+    table.write_text(table.read_text().replace(pseudonym, "P0123456789abcdef"))
+    ward.medd("export", tmp_path / "set")
+    assert film.read_bytes() == before
+    assert "P0123456789abcdef" not in table.read_text()
+
+
+def test_what_a_killed_run_left_is_swept_and_nothing_else(ward, tmp_path):
+    annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    before = files(tmp_path / "set")
+    film = next((tmp_path / "set" / "NORMAL").glob("*.dcm"))
+    # Written under another label, and half-written, before the manifest was.
+    left = [
+        tmp_path / "set" / "PNEUMONIA" / film.name,
+        tmp_path / "set" / "NORMAL" / f".{film.name}-0123abcd",
+        tmp_path / "set" / ".manifest.csv-0123abcd",
+    ]
+    mine = [
+        tmp_path / "set" / "notes.txt",
+        tmp_path / "set" / "NORMAL" / "0123456789abcdef0123456789abcdef.dcm",
+        tmp_path / "set" / "NORMAL" / ".notes-0123abcd",
+    ]
+    for path in left + mine:
+        path.write_bytes(b"x")
+    ward.medd("export", tmp_path / "set")
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in mine)
+    assert {name: files(tmp_path / "set")[name] for name in before} == before
 
 
 def test_a_folder_that_is_no_export_of_this_home_is_refused(ward, tmp_path):
