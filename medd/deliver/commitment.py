@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 from pydicom import Dataset
@@ -40,37 +39,6 @@ _MAY_PASS = (0x0110, 0x0213)
 _SUCCESS, _INVALID_ARGUMENT_VALUE, _PROCESSING_FAILURE = 0x0000, 0x0115, 0x0110
 
 
-def ask(
-    database: Database,
-    destination_name: str,
-    peer: PeerSettings,
-    calling_ae: str,
-    objects: Sequence[tuple[str, str]],
-    tls: ssl.SSLContext | None = None,
-    wait_s: float = WAIT_S,
-) -> None:
-    """Ask a destination to take responsibility for objects that it has acknowledged, and whose rows are in `sent`.
-
-    The answer comes within `wait_s` on the same association, or later on one that the destination opens to our
-    listener. What the destination does not like is on record and in the log; it is no failure of the delivery.
-
-    Args:
-        database: Where it is put on record.
-        destination_name: As `sent.destination` has it.
-        peer: Whom to ask.
-        calling_ae: Our AE title, unless the peer's settings name another one.
-        objects: SOP Class UID and SOP Instance UID of each.
-        tls: Where the peer's settings have the table ``tls``.
-        wait_s: How long to wait for an answer at once, seconds.
-
-    Raises:
-        TransientError: The database is away.
-    """
-    if objects:
-        commitments = Commitments(database)
-        _ask(commitments, [commitments.ask(destination_name, objects)], peer, calling_ae, tls, wait_s)
-
-
 def planner(
     database: Database, destinations: Mapping[str, PeerSettings]
 ) -> Callable[[Connection, str, Sequence[Sent]], None]:
@@ -96,7 +64,6 @@ def _ask(
     peer: PeerSettings,
     calling_ae: str,
     tls: ssl.SSLContext | None,
-    wait_s: float | None = None,
 ) -> None:
     """Ask a destination for several transactions on one association, and wait there for its answers to them."""
     unanswered = {row.transaction_uid for row in rows}
@@ -121,16 +88,16 @@ def _ask(
 
     def request(association: Association, row: Commitment) -> None:
         information = commitment.request(row.transaction_uid, row.objects)
-        answer = association.send_n_action(information, commitment.REQUEST, commitment.PUSH_MODEL, commitment.INSTANCE)
         try:
-            _check(answer[0], f"{peer.name}: N-ACTION")
+            _send(association, f"{peer.name}: N-ACTION", association.send_n_action, information, commitment.REQUEST)
         except PeerRefused:
             forget(row.transaction_uid)
             raise
         commitments.again(row.id, ANSWER_S - row.age_s, None)
 
-    def listen(_association: Association) -> None:
-        all_answered.wait(WAIT_S if wait_s is None else wait_s)
+    def listen(association: Association) -> None:
+        if association.is_established:
+            all_answered.wait(WAIT_S)
 
     how: dict[str, Any] = {"tls": tls, "handlers": [(evt.EVT_N_EVENT_REPORT, hear)]}
     _in_turn(commitments, rows, partial(associate, peer, calling_ae, _contexts(), **how), request, ANSWER_S, listen)
@@ -147,23 +114,32 @@ def _in_turn(
     """Do something for each row on one association; what fails is on record, and tried again where that may help."""
     waiting = list(rows)
     try:
-        with connect() as association:
-            while waiting:
-                try:
-                    do(association, waiting[0])
-                except PeerRefused as error:  # of this transaction; it may well take the next
-                    _note(commitments.bury, waiting[0], str(error))
-                del waiting[0]
-            at_last(association)
+        while waiting:
+            begun_with = len(waiting)
+            with connect() as association:
+                # Some peers end their association after each transaction: the others go on the next one.
+                while waiting and (association.is_established or len(waiting) == begun_with):
+                    if commitments.hold(waiting[0]):
+                        try:
+                            do(association, waiting[0])
+                        except PeerRefused as error:  # of this transaction; it may well take the next
+                            _note(commitments.bury, waiting[0], str(error))
+                    del waiting[0]
+                if not waiting:
+                    at_last(association)
     except TransientError as error:
-        for row in waiting:
-            if row.age_s > give_up_after_s:
-                _note(commitments.bury, row, str(error))
-            else:
-                _note(commitments.again, row, backoff_s(row.attempts), str(error))
+        _put_off(commitments, waiting, str(error), give_up_after_s)
     except PeerRefused as error:
         for row in waiting:
             _note(commitments.bury, row, str(error))
+
+
+def _put_off(commitments: Commitments, rows: Sequence[Commitment], why: str, give_up_after_s: float) -> None:
+    for row in rows:
+        if row.age_s > give_up_after_s:
+            _note(commitments.bury, row, why)
+        else:
+            _note(commitments.again, row, backoff_s(row.attempts), why)
 
 
 class Reporter:
@@ -206,14 +182,25 @@ class Reporter:
         Raises:
             TransientError: The database is away.
         """
-        rows = self._commitments.claim(_AT_ONCE)
+        done, met = 0, set()
+        while rows := self._commitments.claim(_AT_ONCE):
+            whom = rows[0].direction, rows[0].peer
+            self._deal_with(*whom, rows)
+            done += len(rows)
+            if whom in met:  # due once more, while others were slow: the next round is soon enough
+                break
+            met.add(whom)
+        return done
 
-        def whom(row: Commitment) -> tuple[str, str]:
-            return row.direction, row.peer
-
-        for (direction, name), some in groupby(sorted(rows, key=whom), key=whom):
-            (self._report if direction == "offered" else self._look_after)(name, list(some))
-        return len(rows)
+    def _deal_with(self, direction: str, name: str, rows: list[Commitment]) -> None:
+        try:
+            (self._report if direction == "offered" else self._look_after)(name, rows)
+        except TransientError:
+            raise
+        except Exception as error:  # one peer must never keep the others from being told
+            log.exception("storage commitment failed", extra={"event": "commitment.error", "peer": name})
+            patience_s = self._give_up_after_s if direction == "offered" else ANSWER_S
+            _put_off(self._commitments, rows, f"unexpected. Received: {type(error).__name__}", patience_s)
 
     def _report(self, ae_title: str, rows: list[Commitment]) -> None:
         peer = self._peers.get(ae_title.casefold())
@@ -224,10 +211,8 @@ class Reporter:
 
         def tell(association: Association, row: Commitment) -> None:
             outcome = judge(self._database, self._spool, row.transaction_uid, row.objects)
-            answer = association.send_n_event_report(
-                commitment.report(outcome), outcome.event_type, commitment.PUSH_MODEL, commitment.INSTANCE
-            )
-            _check(answer[0], f"{peer.name}: N-EVENT-REPORT")
+            send = association.send_n_event_report
+            _send(association, f"{peer.name}: N-EVENT-REPORT", send, commitment.report(outcome), outcome.event_type)
             self._commitments.done(row.id)
             fields = {"event": "commitment.reported", "peer": row.peer, "count": len(row.objects)}
             log.info("told of %d objects kept, %d not", len(outcome.committed), len(outcome.failed), extra=fields)
@@ -258,8 +243,18 @@ def _contexts() -> list[Any]:
     return [build_context(commitment.PUSH_MODEL, [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN])]
 
 
-def _check(status: Dataset, what: str) -> None:
-    answer = getattr(status, "Status", None)
+def _send(
+    association: Association, what: str, send: Callable[..., tuple[Dataset, Any]], dataset: Dataset, type_id: int
+) -> None:
+    if not association.is_established:
+        raise TransientError(f"{what}: the association was lost")
+    try:
+        status, _ = send(dataset, type_id, commitment.PUSH_MODEL, commitment.INSTANCE)
+    except (RuntimeError, ValueError) as error:  # pynetdicom: the association ended, or a dataset it cannot encode
+        if association.is_established:
+            raise PeerRefused(f"{what} cannot be encoded") from error
+        raise TransientError(f"{what}: the association was lost") from error
+    answer = status.get("Status")
     if answer is None:
         raise TransientError(f"{what}: no answer")
     if answer in _MAY_PASS:

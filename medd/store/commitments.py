@@ -96,14 +96,6 @@ class Commitments:
         transaction_uid = f"2.25.{uuid.uuid4().int}"
         self._insert(connection, transaction_uid, "asked", destination, [list(one) for one in objects], 0)
 
-    def ask(self, destination: str, objects: Sequence[Reference]) -> Commitment:
-        """Note what we are about to ask of a destination; claimed for us."""
-        transaction_uid = f"2.25.{uuid.uuid4().int}"
-        with self.database.write() as connection:
-            references = [list(one) for one in objects]
-            id_ = self._insert(connection, transaction_uid, "asked", destination, references, CLAIM_S, attempts=1)
-        return Commitment(id_, transaction_uid, "asked", destination, datetime.now(UTC), 1, tuple(objects))
-
     def _insert(
         self,
         connection: Connection,
@@ -112,21 +104,26 @@ class Commitments:
         peer: str,
         objects: list[list[str]],
         delay_s: float,
-        **more: Any,
-    ) -> int:
+    ) -> None:
         values = {"transaction_uid": transaction_uid, "direction": direction, "peer": peer, "objects": objects}
         times = {"created_at": from_now(self.database, 0), "available_at": from_now(self.database, delay_s)}
-        row = commitment.insert().values(state="waiting", **values, **times, **more).returning(commitment.c.id)
-        return int(connection.execute(row).scalar_one())
+        connection.execute(commitment.insert().values(state="waiting", **values, **times))
 
     def claim(self, limit: int) -> list[Commitment]:
-        """What is to be done now, at most `limit` rows; it comes back by itself when whoever claimed it dies."""
+        """What is to be done now for the peer that waits longest, at most `limit` rows.
+
+        They come back by themselves when whoever claimed them dies. One peer at a time, as several that are away take
+        their time-outs one after the other.
+        """
         c = commitment.c
         ready = (c.state == "waiting") & reached(self.database, c.available_at, _FURTHEST_S)
+        next_ = sa.select(c.direction, c.peer).where(ready).order_by(c.available_at, c.id).limit(1)
         with self.database.read() as connection:
-            if connection.scalar(sa.select(c.id).where(ready).limit(1)) is None:
-                return []
-        chosen = sa.select(c.id).where(ready).order_by(c.available_at, c.id).limit(limit)
+            whom = connection.execute(next_).one_or_none()
+        if whom is None:
+            return []
+        theirs = ready & (c.direction == whom.direction) & (c.peer == whom.peer)
+        chosen = sa.select(c.id).where(theirs).order_by(c.available_at, c.id).limit(limit)
         claimed = (
             commitment.update()
             .where(c.id.in_(chosen.with_for_update(skip_locked=True)))
@@ -136,7 +133,20 @@ class Commitments:
         with self.database.write() as connection:
             rows = connection.execute(claimed).all()
         as_tuples = [tuple((one[0], one[1]) for one in row.objects) for row in rows]  # JSON has lists
-        return [replace(Commitment(*row), objects=objects) for row, objects in zip(rows, as_tuples, strict=True)]
+        found = [replace(Commitment(*row), objects=objects) for row, objects in zip(rows, as_tuples, strict=True)]
+        return sorted(found, key=lambda row: row.id)
+
+    def hold(self, row: Commitment) -> bool:
+        """Extend a claim.
+
+        Returns:
+            Whether it still was ours. It is not when it ran out and another has it, or when the transaction is over.
+        """
+        c = commitment.c
+        ours = (c.id == row.id) & (c.state == "waiting") & (c.attempts == row.attempts)
+        held = commitment.update().where(ours).values(available_at=from_now(self.database, CLAIM_S))
+        with self.database.write() as connection:
+            return connection.execute(held).rowcount == 1
 
     def again(self, id_: int, seconds: float, error: str | None) -> None:
         """Have a row claimed again later."""

@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
 
 from medd import plugins
 from medd.deliver import commitment as deliver
-from medd.deliver.commitment import Reporter, ask, planner
+from medd.deliver.commitment import Reporter, planner
 from medd.deliver.destination import Sent
 from medd.dicom import commitment
+from medd.dicom.network import associate
 from medd.dicom.tls import server_context
 from medd.errors import TransientError
 from medd.ingest import admission
@@ -31,7 +33,7 @@ from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
 from medd.store import commitments as commitments_module
-from medd.store.commitments import ANSWER_S, Commitments, judge
+from medd.store.commitments import ANSWER_S, Commitment, Commitments, judge
 from medd.store.database import Database
 from medd.store.spool import Spool
 from medd.store.tables import commitment as table
@@ -115,6 +117,12 @@ class Site:
         with self.database.read() as connection:
             columns = sa.select(c.direction, c.peer, c.state, c.error).order_by(c.id)
             return [tuple(row) for row in connection.execute(columns)]
+
+    def ask(self, peer: PeerSettings, objects: list[tuple[str, str]]) -> None:
+        """Plan and make a request to the destination "pacs"."""
+        with self.database.write() as connection:
+            planner(self.database, {"pacs": peer})(connection, "pacs", [Sent(uid, cls) for cls, uid in objects])
+        assert self.reporter(pacs=peer).run_once() == 1
 
     def age(self, seconds: float) -> None:
         """Make every transaction older, and due."""
@@ -370,6 +378,105 @@ def test_a_modality_is_told_under_tls_where_its_settings_say_so(
         assert here.rows()[0][2] == state
 
 
+def end_association_after_the_report(room: Peer) -> None:
+    def end(event: evt.Event) -> tuple[int, None]:
+        threading.Timer(0.1, event.assoc.abort).start()
+        return 0x0000, None
+
+    room._hear = end  # type: ignore[method-assign]
+
+
+def test_a_modality_that_ends_its_association_after_each_report_is_told_of_all_and_so_are_others(
+    site: Callable[..., Site], room: Peer, archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "backoff_s", lambda attempts: 0.1)
+    end_association_after_the_report(room)
+    here = site(room.start().settings, archive.start().settings)
+    stored = here.store(1)
+    for peer in (room, room, room, archive):
+        assert peer.request(here.port, stored) == 0x0000
+    judged = judge
+
+    def slow(*arguments: Any) -> commitment.Outcome:
+        time.sleep(0.5)  # so that the association is over before the next report
+        return judged(*arguments)
+
+    monkeypatch.setattr(deliver, "judge", slow)
+    reporter = here.reporter()
+    wait_until(lambda: reporter.run_once() == 0 and {row[2] for row in here.rows()} == {"done"})
+    assert archive.reports.get(timeout=5)[0] == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_pynetdicom_raises_is_on_record(
+    site: Callable[..., Site], room: Peer, monkeypatch: pytest.MonkeyPatch, error: type[Exception], lost: bool
+) -> None:
+    def fail(association: Association, *_: object) -> None:
+        if lost:
+            association.abort()
+        raise error
+
+    monkeypatch.setattr(Association, "send_n_event_report", fail)
+    here = site(room.start().settings)
+    assert room.request(here.port, [(DX, "1.2.3")]) == 0x0000
+    assert here.reporter().run_once() == 1
+    [(_, _, state, why)] = here.rows()
+    assert (state, "association was lost" in str(why)) == (("waiting", True) if lost else ("dead", False))
+
+
+def test_a_peer_that_brings_out_a_bug_does_not_starve_the_others(
+    site: Callable[..., Site], room: Peer, archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = site(room.start().settings, archive.start().settings)
+    assert room.request(here.port, [(DX, "1.2.3")]) == 0x0000
+    assert archive.request(here.port, [(DX, "1.2.3")]) == 0x0000
+
+    def fail(peer: PeerSettings, *arguments: Any, **more: Any) -> Any:
+        if peer.ae_title == "ROOM1":
+            raise KeyError(peer.name)
+        return associate(peer, *arguments, **more)
+
+    monkeypatch.setattr(deliver, "associate", fail)
+    assert here.reporter().run_once() == 2
+    assert here.rows() == [
+        ("offered", "ROOM1", "waiting", "unexpected. Received: KeyError"),
+        ("offered", "ARCHIVE", "done", None),
+    ]
+
+
+@BOTH
+def test_a_claim_is_of_one_peer_and_one_that_another_has_meanwhile_is_not_told_twice(
+    site: Callable[..., Site], room: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = site(room.start().settings)
+    commitments = Commitments(here.database)
+    for uid, peer in (("1.2.1", "ROOM1"), ("1.2.2", "ROOM2"), ("1.2.3", "ROOM1")):
+        commitments.offer(uid, peer, OBJECTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(commitments_module, "CLAIM_S", 0.0)
+        assert [row.transaction_uid for row in commitments.claim(10)] == ["1.2.1", "1.2.3"]
+    again: list[Commitment] = []
+
+    def overtake(limit: int) -> list[Commitment]:
+        if not again:
+            with monkeypatch.context() as patch:
+                patch.setattr(commitments_module, "CLAIM_S", 0.0)
+                [lost, kept] = Commitments(here.database).claim(limit)
+            again.extend(Commitments(here.database).claim(1))  # ran out, and another has it
+            return [lost, kept]
+        return []
+
+    [other] = commitments.claim(10)
+    assert other.transaction_uid == "1.2.2"
+    reporter = here.reporter()
+    monkeypatch.setattr(reporter._commitments, "claim", overtake)
+    reporter.run_once()
+    assert [row.transaction_uid for row in again] == ["1.2.1"]
+    assert room.reports.get(timeout=5)[1].TransactionUID == "1.2.3"
+    assert room.reports.empty()
+
+
 # Asked of us: a modality without an address ---------------------------------------------------------------------------
 
 
@@ -573,7 +680,9 @@ def answer_by_calling(port: int, outcome: commitment.Outcome, *, negotiates: boo
     return status
 
 
-def test_an_archive_that_answers_at_once_is_believed_at_once(site: Callable[..., Site], archive: Peer) -> None:
+def test_an_archive_that_answers_at_once_is_believed_at_once(
+    site: Callable[..., Site], archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = site()
     sent_rows(here.database, OBJECTS)
     statuses = []
@@ -583,8 +692,9 @@ def test_an_archive_that_answers_at_once_is_believed_at_once(site: Callable[...,
         statuses.append(answer_on(association, outcome))
 
     archive.then = answer
+    monkeypatch.setattr(deliver, "WAIT_S", 20)
     began = time.monotonic()
-    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 20)
+    here.ask(archive.start().settings, OBJECTS)
     assert time.monotonic() - began < 10, "it does not wait longer than for the answer"
     assert references(archive.requests.get_nowait()) == OBJECTS
     assert committed(here.database) == dict.fromkeys(("1.2.3.1", "1.2.3.2", "1.2.3.3"), True)
@@ -595,12 +705,17 @@ def test_an_archive_that_answers_at_once_is_believed_at_once(site: Callable[...,
 @BOTH
 @pytest.mark.parametrize("negotiates", [True, False], ids=["with roles", "without roles"])
 def test_an_archive_that_answers_later_is_heard_by_the_listener(
-    site: Callable[..., Site], archive: Peer, caplog: pytest.LogCaptureFixture, negotiates: bool
+    site: Callable[..., Site],
+    archive: Peer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    negotiates: bool,
 ) -> None:
     here = site()
     sent_rows(here.database, OBJECTS)
     sent_rows(here.database, [(DX, "1.2.3.1")], "another")
-    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 0.1)
+    monkeypatch.setattr(deliver, "WAIT_S", 0.1)
+    here.ask(archive.start().settings, OBJECTS)
     assert here.rows() == [("asked", "pacs", "waiting", None)]
     uid = archive.requests.get_nowait().TransactionUID
     outcome = commitment.Outcome(uid, (OBJECTS[0],), ((OBJECTS[1], 0x0112),))
@@ -631,7 +746,7 @@ def test_an_archive_that_does_not_offer_it_is_on_record_as_such(
 ) -> None:
     here = site()
     sent_rows(here.database, OBJECTS)
-    ask(here.database, "pacs", archive.start(offers="1.2.840.10008.1.1").settings, "MEDD", OBJECTS, None)
+    here.ask(archive.start(offers="1.2.840.10008.1.1").settings, OBJECTS)
     [(_, _, state, error)] = here.rows()
     assert state == "dead"
     assert "accepts none" in str(error)
@@ -645,7 +760,7 @@ def test_an_archive_that_is_away_is_asked_again_under_the_same_transaction(
     monkeypatch.setattr(deliver, "backoff_s", lambda attempts: 0.2)
     monkeypatch.setattr(deliver, "WAIT_S", 0.1)
     here = site()
-    ask(here.database, "pacs", archive.settings, "MEDD", OBJECTS, None)
+    here.ask(archive.settings, OBJECTS)
     assert here.rows()[0][2] == "waiting"
     archive.start()
     reporter = here.reporter(pacs=archive.settings)
@@ -694,11 +809,12 @@ def test_an_archive_that_refuses_one_transaction_may_take_the_next(site: Callabl
 
 @BOTH
 def test_an_archive_that_never_answers_is_given_up_after_a_day_and_believed_even_then(
-    site: Callable[..., Site], archive: Peer
+    site: Callable[..., Site], archive: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = site()
     sent_rows(here.database, OBJECTS)
-    ask(here.database, "pacs", archive.start().settings, "MEDD", OBJECTS, None, 0.1)
+    monkeypatch.setattr(deliver, "WAIT_S", 0.1)
+    here.ask(archive.start().settings, OBJECTS)
     here.age(ANSWER_S + 1)
     here.reporter().run_once()
     assert here.rows() == [("asked", "pacs", "dead", "no answer within a day")]
@@ -769,7 +885,7 @@ def test_orthanc_is_asked_and_tells_our_listener(tmp_path: Path, site: Callable[
         sent_rows(here.database, objects)
         dicom_port = orthanc.get("/system")["DicomPort"]
         there = PeerSettings(name="orthanc", host="127.0.0.1", port=dicom_port, ae_title="ORTHANC", timeout_s=10)
-        ask(here.database, "pacs", there, "MEDD", objects, None)
+        here.ask(there, objects)
         wait_until(lambda: here.rows()[0][2] == "done", what="Orthanc's report")
         assert committed(here.database) == {objects[0][1]: True, objects[1][1]: True, "1.2.3.4": False}
         assert "1.2.3.4 (0x0112)" in str(here.rows()[0][3])
