@@ -22,8 +22,9 @@ from medd.settings import PeerSettings
 # It logs whole datasets at DEBUG, and as errors what is told better by the exceptions below.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
-#: A-ASSOCIATE-RJ whose cause may pass (PS3.8 table 9-21): result 2 is "rejected-transient".
-_TRANSIENT = 0x02
+#: A-ASSOCIATE-RJ whose cause may pass (PS3.8 table 9-21): result 2 is "rejected-transient", and source 3 rejects for
+#: congestion or a limit, whatever result it gives.
+_TRANSIENT, _PRESENTATION = 0x02, 0x03
 #: The largest PDU we take. A large object comes in several, so that its size can be watched while it comes.
 _MAX_PDU_BYTES = 1 << 20
 #: To find out why an association failed, seconds.
@@ -93,7 +94,7 @@ def _failure(association: Association, where: str, peer: PeerSettings, tls: ssl.
     if association.is_rejected:
         primitive = association.acceptor.primitive
         message = f"{where} rejects the association: {primitive.reason_str}"
-        if primitive.result == _TRANSIENT:
+        if primitive.result == _TRANSIENT or primitive.result_source == _PRESENTATION:
             return TransientError(message)
         return PeerRefused(message)
     if association.acceptor.primitive is not None and not association.accepted_contexts:

@@ -1,6 +1,9 @@
 """Results back into real archives: Orthanc and DCMTK's dcmqrscp, in the study that they belong to."""
 
 import json
+import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -9,12 +12,20 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pynetdicom import build_context
 
+from medd import settings
+from medd.deliver.pacs import PacsDestination
+from medd.dicom.network import associate
+from medd.errors import PeerRefused, TransientError
+from medd.ingest.pdu import decode_associate_rq, encode_associate_ac, encode_associate_rj
 from medd.testing import cheap_series, dicom_radiograph
 from tests.integration.test_orthanc import Orthanc
 from tests.peers import Dcmqrscp, send
 from tests.studies import NAMES, film_bytes, padded
-from tests.support import Daemon, free_port, running, wait_until
+from tests.support import EXPLICIT, Daemon, free_port, running, wait_until
 
 pytestmark = pytest.mark.peers
 
@@ -255,3 +266,85 @@ def test_an_archive_is_asked_to_take_responsibility_for_what_it_was_sent(tmp_pat
             assert daemon.query("SELECT direction, state FROM commitment") == [("asked", "done")]
     finally:
         orthanc.stop()
+
+
+def test_an_archive_that_stops_reading_costs_its_time_out_and_no_thread(tmp_path):
+    """Its socket stays open and its window full, as of a process that is stopped."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer = PacsDestination.Settings(
+        name="stuck", host="127.0.0.1", port=listening.getsockname()[1], ae_title="STUCK", timeout_s=2
+    )
+    picture = Dataset()
+    picture.SOPClassUID, picture.SOPInstanceUID = SC, "1.2.3"
+    picture.PixelData, picture["PixelData"].VR = bytes(32 << 20), "OB"
+    picture.file_meta = FileMetaDataset()
+    picture.file_meta.TransferSyntaxUID = EXPLICIT
+    held: list[socket.socket] = []
+
+    def accept() -> None:
+        connection, _ = listening.accept()
+        held.append(connection)
+        _, length = struct.unpack(">BxI", receive(connection, 6))
+        body = receive(connection, length)
+        results = [(context.id, 0, context.transfer_syntaxes[0]) for context in decode_associate_rq(body).contexts]
+        connection.sendall(encode_associate_ac(body, results, "1.2.3", "STUCK"))
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    before = threading.active_count()
+
+    class Objects:
+        def make(self, kind: str) -> list[Dataset]:
+            return [picture] if kind == "sc" else []
+
+    began = time.monotonic()
+    try:
+        destination = PacsDestination("stuck", peer, settings.load(tmp_path))
+        with pytest.raises(TransientError, match="stuck"):
+            list(destination.send(None, Objects(), ()))  # type: ignore[arg-type]
+    finally:
+        thread.join()
+        for connection in held:
+            connection.close()
+        listening.close()
+    assert time.monotonic() - began < 20
+    wait_until(lambda: threading.active_count() <= before, 10, "the end of its threads")
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += connection.recv(size - len(data))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((1, 1, 3), PeerRefused),  # calling AE title not recognised
+        ((1, 1, 7), PeerRefused),  # called AE title not recognised
+        ((2, 3, 1), TransientError),  # temporary congestion
+        ((1, 3, 2), TransientError),  # local limit exceeded, said to be permanent
+    ],
+)
+def test_a_rejection_tells_whether_it_may_pass(tmp_path, answer, error):
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def reject() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            _, length = struct.unpack(">BxI", receive(connection, 6))
+            receive(connection, length)
+            connection.sendall(encode_associate_rj(*answer))
+            connection.recv(1)
+
+    thread = threading.Thread(target=reject)
+    thread.start()
+    own = PacsDestination.Settings(name="main", host="127.0.0.1", port=listening.getsockname()[1], ae_title="PACS")
+    try:
+        with pytest.raises(error, match="rejects the association"), associate(own, "MEDD", [build_context(SC)]):
+            pass
+    finally:
+        thread.join()
+        listening.close()
