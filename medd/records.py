@@ -217,6 +217,8 @@ class Prediction:
     preprocess_digest: str
     #: UTC.
     scored_at: datetime
+    #: The labels that count as findings: the bundle's positive ones. Empty on predictions of before it was recorded.
+    findings: tuple[str, ...] = ()
     #: Words that say what to doubt about it, such as an age that the model was not trained on.
     flags: tuple[str, ...] = ()
     #: Mean and standard deviation of the decoded image, in [0, 1].

@@ -43,6 +43,7 @@ def prediction_of(instance_id: int, probability: float = 0.75, model: str = "stu
         "positive": positive,
         "probabilities": {"NORMAL": 1 - probability, "PNEUMONIA": probability},
         "threshold": 0.5,
+        "findings": ("PNEUMONIA",),
         "preprocess_digest": "0123456789abcdef",
         "scored_at": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     }

@@ -63,6 +63,7 @@ def prediction(instance_id: int = 1, probability: float = 0.931, **changes: Any)
         "threshold": 0.4849,
         "preprocess_digest": "0123abcd",
         "scored_at": SCORED_AT,
+        "findings": ("PNEUMONIA",),
         "attachments": (heat(),),
     }
     return Prediction(**values | changes)

@@ -193,6 +193,7 @@ class LoadedModel:
             threshold=bundle.threshold,
             preprocess_digest=bundle.preprocess.digest,
             scored_at=datetime.now(UTC),
+            findings=bundle.positive_labels,
         )
 
 

@@ -7,7 +7,6 @@ finding is shown nowhere.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 from medd.dicom.derived import PRIVATE_SCHEME, plain
 from medd.records import Prediction
@@ -15,10 +14,8 @@ from medd.records import Prediction
 #: Code value, coding scheme designator, code meaning.
 Code = tuple[str, str, str]
 
-#: Of more labels than that not every choice is tried.
-_MANY = 12
-#: How far the sum of probabilities may be from what was stored, by rounding alone.
-_ROUNDING = 1e-6
+#: What is said where nobody knows any more which label is the finding.
+_UNNAMED = "the finding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +38,25 @@ def finding_of(prediction: Prediction, codes: Mapping[str, Code]) -> Finding:
         prediction: What a model said.
         codes: Label → code.
     """
-    findings = _finding_labels(prediction, codes)
-    label = max(findings, key=prediction.probabilities.__getitem__)
-    probability = prediction.probabilities[label] if len(findings) > 1 else prediction.probability
-    return Finding(label, code_of(label, codes), probability, len(findings) > 1)
+    findings = prediction.findings or _guessed(prediction, codes)
+    label = max(findings, key=lambda one: prediction.probabilities.get(one, 0.0))
+    own = prediction.probabilities.get(label, prediction.probability)
+    many = len(findings) > 1 if prediction.findings else own != prediction.probability
+    return Finding(label, code_of(label, codes), own if many else prediction.probability, many)
 
 
-def _finding_labels(prediction: Prediction, codes: Mapping[str, Code]) -> tuple[str, ...]:
-    """The labels whose probabilities sum up to the prediction's: those that its model counts as findings.
+def _guessed(prediction: Prediction, codes: Mapping[str, Code]) -> tuple[str, ...]:
+    """What may be the finding of a prediction that does not say: a row of before it was recorded.
 
-    With two labels, and with one finding among many, there is nothing to choose. Where several choices give the sum,
-    those count whose labels have codes, and of them the fewest.
+    At or above the threshold the label is a finding. Below it the label is none, so that of two the other is; of more,
+    those that have a code.
     """
-    others = [label for label in prediction.probabilities if label != prediction.label]
-    if len(prediction.probabilities) <= 2:
-        return (prediction.label,) if prediction.positive or not others else tuple(others)
-    fixed = (prediction.label,) if prediction.positive else ()
-    fitting = [
-        fixed + chosen
-        for size in range(0 if prediction.positive else 1, len(others) + (0 if prediction.positive else 1))
-        for chosen in (combinations(others, size) if len(others) < _MANY else ())
-        if abs(sum(prediction.probabilities[one] for one in fixed + chosen) - prediction.probability) < _ROUNDING
-    ]
-    if not fitting:
-        return fixed or tuple(others)
-    return min(
-        fitting, key=lambda labels: (sum(label.casefold() not in _folded(codes) for label in labels), len(labels))
-    )
+    if prediction.positive:
+        return (prediction.label,)
+    others = tuple(label for label in prediction.probabilities if label != prediction.label)
+    if len(others) == 1:
+        return others
+    return tuple(label for label in others if label.casefold() in _folded(codes)) or (_UNNAMED,)
 
 
 def code_of(label: str, codes: Mapping[str, Code]) -> Code:

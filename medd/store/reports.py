@@ -88,6 +88,7 @@ _OF_PREDICTION = (
     "probabilities",
     "threshold",
     "preprocess_digest",
+    "findings",
     "flags",
 )
 
@@ -95,7 +96,10 @@ _OF_PREDICTION = (
 def _image(row: Any, spool: Paths, attachments: tuple[Attachment, ...]) -> ImageResult:
     predicted = None
     if row.model is not None:
-        told = {name: getattr(row, name) for name in _OF_PREDICTION} | {"flags": tuple(row.flags or ())}
+        told = {name: getattr(row, name) for name in _OF_PREDICTION} | {
+            "findings": tuple(row.findings or ()),
+            "flags": tuple(row.flags or ()),
+        }
         predicted = Prediction(instance_id=row.id, scored_at=row.scored_at, attachments=attachments, **told)
     return ImageResult(
         instance_id=row.id,

@@ -236,6 +236,8 @@ prediction = Table(
     Column("current", Boolean, nullable=False),
     #: Made by a candidate beside the champion: nobody has been shown it.
     Column("shadow", Boolean, nullable=False, server_default=false()),
+    #: Which of the labels count as findings.
+    Column("findings", JSON, nullable=False, server_default="[]"),
     #: Words that say what to doubt about it.
     Column("flags", JSON, nullable=False, server_default="[]"),
     #: Of the decoded image, in [0, 1].

@@ -1,4 +1,4 @@
-"""Back into the PACS: the outbox, the reports made, what was acknowledged, storage commitment, what was fetched."""
+"""Back into the PACS: which labels are findings, the outbox, reports, what was acknowledged and what was fetched."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,6 +16,7 @@ def _where(condition: str) -> dict[str, sa.TextClause]:
 
 
 def upgrade() -> None:
+    op.add_column("prediction", sa.Column("findings", sa.JSON(), server_default="[]", nullable=False))
     op.create_table(
         "commitment",
         sa.Column("id", Id, nullable=False),
@@ -56,7 +57,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("study", "destination", name=op.f("uq_delivery_study_destination")),
     )
     op.create_index("ix_delivery_dead", "delivery", ["id"], **_where("state = 'dead'"))
-    op.create_index("ix_delivery_pending", "delivery", ["destination", "spool", "available_at"], **_where("state = 'pending'"))
+    pending = ["destination", "spool", "available_at"]
+    op.create_index("ix_delivery_pending", "delivery", pending, **_where("state = 'pending'"))
     op.create_index("ix_delivery_running", "delivery", ["lease_until"], **_where("state = 'running'"))
     op.create_table(
         "pulled",
@@ -99,3 +101,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in _TABLES:
         op.drop_table(table)
+    op.drop_column("prediction", "findings")

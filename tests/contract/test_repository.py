@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from medd.records import Reason, Status
 from medd.store import repository
 from medd.store.database import Database, check_schema
 from medd.store.inserts import Added, InstanceInserter
+from medd.store.reports import make_report
 from medd.store.repository import (
     RESULT_COLUMNS,
     ResultFilter,
@@ -513,10 +515,26 @@ def test_candidate_that_came_on_duty_shows_what_it_says_from_then_on(database):
     assert count(database, prediction) == 2
 
 
-def test_flags_and_input_statistics_are_kept(database):
+def test_which_labels_are_findings_is_read_back_and_makes_another_report(database):
+    class Spool:
+        def path(self, sha256: str, media_type: str) -> Path:
+            return Path(sha256)
+
+    id_ = add_one(database, 1)
+    reports = []
+    for findings in (("PNEUMONIA",), ("PNEUMONIA", "NORMAL")):
+        record(database, prediction_of(id_, findings=findings))
+        with database.write() as connection:
+            reports.append(make_report(connection, "1.2.1.1", Spool()))
+    assert [made.images[0].prediction.findings for made in reports] == [("PNEUMONIA",), ("PNEUMONIA", "NORMAL")]
+    assert [made.number for made in reports] == [1, 2]
+
+
+def test_flags_findings_and_input_statistics_are_kept(database):
     id_ = add_one(database, 1)
     record(database, prediction_of(id_, flags=("age_outside_training",), input_mean=0.5, input_std=0.25))
     [row] = results(database)
     assert row["flags"] == ["age_outside_training"]
     with database.read() as connection:
         assert connection.execute(sa.select(prediction.c.input_mean, prediction.c.input_std)).one() == (0.5, 0.25)
+        assert connection.scalar(sa.select(prediction.c.findings)) == ["PNEUMONIA"]

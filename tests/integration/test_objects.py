@@ -61,7 +61,7 @@ def test_study_with_everything_in_it(tmp_path):
     lateral, failed = film(view="PA", SOPInstanceUID="1.2.3.1"), film(modality="CR", SOPInstanceUID="1.2.3.2")
     said = prediction(2, 0.12, flags=("age_outside_training",), model="größe/1")
     three = {"NORMAL": 0.1, "BACTERIA": 0.5, "VIRUS": 0.4}
-    many = prediction(5, 0.9, label="BACTERIA", probabilities=three)
+    many = prediction(5, 0.9, label="BACTERIA", probabilities=three, findings=("BACTERIA", "VIRUS"))
     images = (
         image(tmp_path, film(), prediction()),
         image(tmp_path, film(modality="CR", photometric="MONOCHROME1"), said, instance_id=2),

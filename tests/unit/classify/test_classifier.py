@@ -65,3 +65,8 @@ def test_a_heat_map_that_would_point_aside_is_not_attached(fit, attached):
     model = LoadedModel(bundle(preprocess=spec), _Says(np.array([[0, 1, 0]]), np.ones((1, 2, 2), np.float32)))
     (made,) = model.judge([prepare(np.zeros((8, 16), np.float32), spec)], [1])
     assert len(made.attachments) == attached
+
+
+def test_a_prediction_says_which_of_its_labels_are_findings():
+    made = LoadedModel(bundle(), _Says(np.array([[1, 0, 0]]))).interpret(np.array([0.8, 0.05, 0.15]), 1)
+    assert (made.label, made.findings) == ("NO", ("A", "B"))

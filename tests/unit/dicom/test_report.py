@@ -152,7 +152,8 @@ def test_report_with_work_left_is_partial(tmp_path, status):
 
 
 def test_label_without_a_code_has_a_private_one(tmp_path):
-    said = prediction(label="Größe > 5", probabilities={"NORMAL": 0.069, "Größe > 5": 0.931})
+    label = "Größe > 5"
+    said = prediction(label=label, probabilities={"NORMAL": 0.069, label: 0.931}, findings=(label,))
     made = make(image(tmp_path, film(), said))
     [group] = groups(made)
     assert group["Finding"][0][1] == "99MEDD"
@@ -163,10 +164,11 @@ def test_label_without_a_code_has_a_private_one(tmp_path):
 # -- which finding -------------------------------------------------------------------------------------------------
 
 THREE = {"NORMAL": 0.1, "BACTERIA": 0.5, "VIRUS": 0.4}
+BOTH = ("BACTERIA", "VIRUS")
 
 
 def test_of_several_findings_the_largest_is_named_with_its_own_probability(tmp_path):
-    said = prediction(probability=0.9, label="BACTERIA", probabilities=THREE)
+    said = prediction(probability=0.9, label="BACTERIA", probabilities=THREE, findings=BOTH)
     [group] = groups(
         make(image(tmp_path, film(), said), codes={"BACTERIA": ("53084003", "SCT", "Bacterial pneumonia")})
     )
@@ -176,19 +178,47 @@ def test_of_several_findings_the_largest_is_named_with_its_own_probability(tmp_p
 
 
 def test_of_several_findings_below_the_threshold_the_largest_is_named():
-    said = prediction(probability=0.3, label="NORMAL", probabilities={"NORMAL": 0.7, "BACTERIA": 0.1, "VIRUS": 0.2})
-    finding = finding_of(said, {})
+    scores = {"NORMAL": 0.7, "BACTERIA": 0.1, "VIRUS": 0.2}
+    finding = finding_of(prediction(probability=0.3, label="NORMAL", probabilities=scores, findings=BOTH), {})
     assert (finding.label, finding.probability, finding.one_of_many) == ("VIRUS", 0.2, True)
 
 
-def test_one_finding_among_several_others_is_found():
-    said = prediction(probability=0.2, label="NORMAL", probabilities={"NORMAL": 0.5, "LATERAL": 0.3, "PNEUMONIA": 0.2})
-    assert finding_of(said, CODES).label == "PNEUMONIA"
+def test_among_many_labels_whose_sums_are_alike_the_finding_is_the_models():
+    scores = {f"VIEW {number}": 0.05 for number in range(16)} | {"NODULE": 0.05, "MASS": 0.05, "NORMAL": 0.1}
+    said = prediction(probability=0.1, label="NORMAL", probabilities=scores, findings=("NODULE", "MASS"))
+    finding = finding_of(said, {"VIEW 3": ("1", "S", "a view")})
+    assert (finding.label, finding.probability, finding.one_of_many) == ("NODULE", 0.05, True)
 
 
-def test_where_two_labels_may_be_the_finding_the_one_with_a_code_is():
-    said = prediction(probability=0.2, label="NORMAL", probabilities={"NORMAL": 0.6, "LATERAL": 0.2, "PNEUMONIA": 0.2})
-    assert finding_of(said, CODES).label == "PNEUMONIA"
+def test_of_a_saturated_model_the_finding_is_named_not_what_else_adds_up():
+    said = prediction(probability=0.0, label="NORMAL", probabilities={"NORMAL": 1.0, "LATERAL": 0.0, "PNEUMONIA": 0.0})
+    assert finding_of(said, {"LATERAL": ("1", "S", "a view")}).label == "PNEUMONIA"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (prediction(findings=()), ("PNEUMONIA", 0.931, False)),
+        (prediction(probability=0.2, findings=()), ("PNEUMONIA", 0.2, False)),
+        (prediction(probability=0.9, label="VIRUS", probabilities=THREE, findings=()), ("VIRUS", 0.4, True)),
+        (
+            prediction(
+                probability=0.2,
+                label="NORMAL",
+                probabilities={"NORMAL": 0.4, "LATERAL": 0.4, "PNEUMONIA": 0.2},
+                findings=(),
+            ),
+            ("PNEUMONIA", 0.2, False),
+        ),
+        (
+            prediction(probability=0.2, label="NORMAL", probabilities={"NORMAL": 0.8, "X": 0.1, "Y": 0.1}, findings=()),
+            ("the finding", 0.2, False),
+        ),
+    ],
+)
+def test_predictions_of_before_findings_were_recorded_name_what_is_known(said, expected):
+    finding = finding_of(said, CODES)
+    assert (finding.label, finding.probability, finding.one_of_many) == expected
 
 
 def test_codes_are_found_without_regard_to_case():
