@@ -66,13 +66,13 @@ class ListenerSettings(Section):
     #: Associations at one time; more are rejected as "temporary congestion".
     max_associations: int = Field(default=25, ge=1)
     #: Seconds without a byte from a peer before its association is aborted.
-    network_timeout_s: float = Field(default=30, gt=0)
+    network_timeout_s: float = Field(default=30, ge=0.001)
     #: Largest dataset accepted, MiB.
     max_object_mib: int = Field(default=2048, ge=1)
     #: Associations at one time from one address; 0 sets no limit of its own.
     max_associations_per_host: int = Field(default=0, ge=0)
     #: Seconds a peer may take from the connection to its association request, the TLS handshake included.
-    association_timeout_s: float = Field(default=10, gt=0)
+    association_timeout_s: float = Field(default=10, ge=0.001)
     #: Without a certificate, the port speaks DICOM in the clear.
     tls: TlsSettings = TlsSettings()
 

@@ -206,7 +206,7 @@ class Reporter:
         peer = self._peers.get(ae_title.casefold())
         if peer is None:
             for row in rows:
-                _note(self._commitments.bury, row, f"nobody to tell: no [[peer]] with AE title {ae_title}")
+                _note(self._commitments.bury, row, row.error or f"nobody to tell: no [[peer]] with AE title {ae_title}")
             return
 
         def tell(association: Association, row: Commitment) -> None:

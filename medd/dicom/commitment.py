@@ -29,6 +29,10 @@ ALL_COMMITTED, FAILURES_EXIST = 1, 2
 NO_SUCH_OBJECT_INSTANCE = 0x0112
 CLASS_INSTANCE_CONFLICT = 0x0119
 
+#: Items of sequences in one dataset: pydicom takes a tenth of a millisecond for each.
+MAX_ITEMS = 10_000
+_ITEM_TAG = b"\xfe\xff\x00\xe0"
+
 #: An object by its SOP Class UID and SOP Instance UID.
 Reference = tuple[str, str]
 
@@ -88,7 +92,7 @@ def read_report(dataset: Dataset) -> Outcome:
         InputError: Something is missing or is no UID.
     """
     failed = _references(dataset, "FailedSOPSequence")
-    reasons = [int(item.get("FailureReason") or 0) for item in dataset.get("FailedSOPSequence") or ()]
+    reasons = [_reason(item) for item in _items(dataset, "FailedSOPSequence")]
     return Outcome(
         _uid(dataset, "TransactionUID"),
         tuple(_references(dataset, "ReferencedSOPSequence")),
@@ -107,8 +111,10 @@ def decode(data: bytes, transfer_syntax_uid: str) -> Dataset:
     """A dataset from its bytes, Implicit or Explicit VR Little Endian.
 
     Raises:
-        InputError: They cannot be read.
+        InputError: They cannot be read, or have more than `MAX_ITEMS` items.
     """
+    if data.count(_ITEM_TAG) > MAX_ITEMS:
+        raise _unreadable(f"more than {MAX_ITEMS} items")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,18 +139,34 @@ def _set_uid(dataset: Dataset, keyword: str, uid: str) -> None:
 
 
 def _references(dataset: Dataset, keyword: str) -> list[Reference]:
-    items = dataset.get(keyword) or ()
-    if not all(isinstance(item, Dataset) for item in items):
-        raise _unreadable(f"{keyword} is no sequence")
+    items = _items(dataset, keyword)
     return [(_uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")) for item in items]
 
 
+# A peer may write any VR and any multiplicity, and pydicom makes of a value what they say.
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    items = dataset.get(keyword) or ()
+    if not isinstance(items, (tuple, pydicom.Sequence)):
+        raise _unreadable(f"{keyword} is no sequence")
+    return items
+
+
 def _uid(dataset: Dataset, keyword: str) -> str:
-    uid = str(dataset.get(keyword) or "").strip(" \0")
+    value = dataset.get(keyword)
+    uid = value.strip(" \0") if isinstance(value, str) else ""
     # PS3.5 section 9.1, but for leading zeros: many a UID with them is in use.
     if len(uid) > 64 or not uid.isascii() or not all(part.isdigit() for part in uid.split(".")):
         raise _unreadable(f"{keyword} is missing or no UID")
     return uid
+
+
+def _reason(item: Dataset) -> int:
+    reason = item.get("FailureReason") or 0  # some leave it out
+    if not isinstance(reason, int):
+        raise _unreadable("FailureReason is no number")
+    return reason
 
 
 def _unreadable(why: str) -> InputError:

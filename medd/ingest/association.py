@@ -31,8 +31,12 @@ _BUFFER_BYTES = 120 << 10
 #: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax has some 155 KiB.
 _MAX_ASSOCIATE_BYTES = 1 << 18
 _MAX_COMMAND_BYTES = 1 << 16
-#: A request for storage commitment of some 40,000 images.
-_MAX_REFERENCES_BYTES = 8 << 20
+#: A request for storage commitment of some 10,000 images.
+_MAX_REFERENCES_BYTES = 1 << 20
+#: Reports that a peer may leave unanswered.
+_MAX_OPEN_REPORTS = 100
+#: Whoever takes no longer PDUs than this is told nothing: a report would come in fragments without number, bytes.
+_MIN_REPORT_PDU_BYTES = 1 << 10
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
 
@@ -72,6 +76,7 @@ class Association:
         self._max_length = 0
         # What we told the peer about storage commitment and is not yet answered: message id → transaction.
         self._told: dict[int, str] = {}
+        self._last_message_id = 0
         self._proposed = False
         self._stored = 0
         self._idle = True
@@ -266,31 +271,49 @@ class Association:
             and self._contexts[context_id][0] == commitment.PUSH_MODEL
             and self._acceptance.desk is not None
         ):
-            data = None if sink is None or sink.failure else bytes(sink.data)
-            syntax = self._contexts[context_id][1]
-            reply = self._acceptance.desk.answer(command, data, syntax, self._calling_ae)
+            reply = self._commit(self._acceptance.desk, context_id, command, sink)
             status, comment = reply.status, reply.comment
         else:
             status, comment = pdu.UNRECOGNIZED_OPERATION, "only C-ECHO, C-STORE, storage commitment"
         if status != pdu.SUCCESS:
-            shown = command.sop_instance_uid if command.sop_instance_uid.replace(".", "").isdigit() else "?"
-            fields = {"event": "store.refused", "peer": self.peer, "reason": f"{status:#06x}"}
-            log.warning("SOP instance %s refused: %s", shown, comment, extra=fields)
+            self._log_refusal(command, status, comment)
         self._connection.sendall(pdu.encode_response(context_id, command, status, comment))
         if reply is not None and reply.report is not None:
             self._tell(context_id, reply)
 
+    def _log_refusal(self, command: Command, status: int, comment: str) -> None:
+        fields = {"peer": self.peer, "reason": f"{status:#06x}"}
+        if command.command_field in (pdu.ACTION_RQ, pdu.EVENT_REPORT_RQ):
+            log.warning("storage commitment refused: %s", comment, extra=fields | {"event": "commitment.refused"})
+            return
+        uid = command.sop_instance_uid[:64]
+        shown = uid if uid.replace(".", "").isdigit() else "?"
+        log.warning("SOP instance %s refused: %s", shown, comment, extra=fields | {"event": "store.refused"})
+
     # Storage commitment (PS3.4 Annex J) -------------------------------------------------------------------------------
+
+    def _commit(self, desk: CommitmentDesk, context_id: int, command: Command, sink: Sink | None) -> Reply:
+        if command.command_field == pdu.ACTION_RQ:
+            if len(self._told) >= _MAX_OPEN_REPORTS:
+                return Reply(pdu.RESOURCE_LIMITATION, "too many reports are not answered")
+            if 0 < self._max_length < _MIN_REPORT_PDU_BYTES:
+                return Reply(pdu.RESOURCE_LIMITATION, "a report does not fit the PDUs taken")
+        data = None if sink is None or sink.failure else bytes(sink.data)
+        return desk.answer(command, data, self._contexts[context_id][1], self._calling_ae)
 
     def _tell(self, context_id: int, reply: Reply) -> None:
         """Report to a peer that has no address in the settings on the association it asks on."""
         assert reply.report is not None
-        message_id = len(self._told) % 0xFFFF + 1
+        message_id = self._last_message_id % 0xFFFF + 1
+        while message_id in self._told:
+            message_id = message_id % 0xFFFF + 1
+        self._last_message_id = message_id
         self._told[message_id] = reply.transaction_uid
         request = Command(
             pdu.EVENT_REPORT_RQ, message_id, commitment.PUSH_MODEL, commitment.INSTANCE, True, reply.event_type
         )
-        self._connection.sendall(pdu.encode_request(context_id, request, reply.report, self._max_length))
+        for piece in pdu.encode_request(context_id, request, reply.report, self._max_length):
+            self._connection.sendall(piece)
 
     def _hear(self, response: Command) -> None:
         """What the peer says to our report."""

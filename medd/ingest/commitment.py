@@ -85,14 +85,20 @@ class CommitmentDesk:
         self, transaction_uid: str, objects: list[commitment.Reference], transfer_syntax_uid: str, calling_ae: str
     ) -> Reply:
         is_known = calling_ae.casefold() in self._known
-        self._commitments.offer(transaction_uid, calling_ae, objects, 0 if is_known else _SAME_ASSOCIATION_S)
+        reply = Reply(pdu.SUCCESS)
+        if is_known:
+            has_room = self._commitments.offer(transaction_uid, calling_ae, objects)
+        else:
+            outcome = judge(self._database, self._spool, transaction_uid, objects)
+            told = commitment.encode(commitment.report(outcome), transfer_syntax_uid)
+            reply = Reply(pdu.SUCCESS, "", transaction_uid, outcome.event_type, told)
+            unheard = f"told on its own association, and not answered; no [[peer]] has AE title {calling_ae}"
+            has_room = self._commitments.offer(transaction_uid, calling_ae, objects, _SAME_ASSOCIATION_S, unheard)
+        if not has_room:
+            return Reply(pdu.RESOURCE_LIMITATION, "too many transactions wait to be reported")
         fields = {"event": "commitment.requested", "peer": calling_ae, "count": len(objects)}
         log.info("asks for storage commitment", extra=fields)
-        if is_known:
-            return Reply(pdu.SUCCESS)
-        outcome = judge(self._database, self._spool, transaction_uid, objects)
-        told = commitment.encode(commitment.report(outcome), transfer_syntax_uid)
-        return Reply(pdu.SUCCESS, "", transaction_uid, outcome.event_type, told)
+        return reply
 
     def told(self, transaction_uid: str, status: int) -> None:
         """Note what a peer answered to the report on its own association."""

@@ -6,6 +6,7 @@ image costs.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
@@ -31,6 +32,7 @@ NO_SUCH_SOP_CLASS = 0x0118
 NO_SUCH_ACTION_TYPE = 0x0123
 NO_SUCH_EVENT_TYPE = 0x0113
 UNRECOGNIZED_OPERATION = 0x0211
+RESOURCE_LIMITATION = 0x0213
 OUT_OF_RESOURCES = 0xA700
 DATASET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
@@ -287,8 +289,8 @@ def encode_response(context_id: int, command: Command, status: int, comment: str
     return _pdata(context_id, _COMMAND | _LAST, _command_set(elements))
 
 
-def encode_request(context_id: int, command: Command, dataset: bytes, max_length: int) -> bytes:
-    """Encode a request with its dataset, such as an N-EVENT-REPORT-RQ (PS3.7 section 10.3.1.1).
+def encode_request(context_id: int, command: Command, dataset: bytes, max_length: int) -> Iterator[bytes]:
+    """Encode a request with its dataset, such as an N-EVENT-REPORT-RQ (PS3.7 section 10.3.1.1), a P-DATA-TF at a time.
 
     Args:
         context_id: The presentation context.
@@ -304,11 +306,17 @@ def encode_request(context_id: int, command: Command, dataset: bytes, max_length
         _element(0x1000, _even(command.sop_instance_uid, b"\0")),
         _type_id(command),
     ]
-    size = max(max_length - 6, 2) if max_length else len(dataset) or 1
-    ends = range(size, len(dataset), size)
-    pieces = [_pdata(context_id, 0, dataset[end - size : end]) for end in ends]
-    rest = _pdata(context_id, _LAST, dataset[len(ends) * size :])
-    return _pdata(context_id, _COMMAND | _LAST, _command_set(elements)) + b"".join(pieces) + rest
+    yield from _fragments(context_id, _COMMAND, _command_set(elements), max_length)
+    yield from _fragments(context_id, 0, dataset, max_length)
+
+
+def _fragments(context_id: int, control: int, data: bytes, max_length: int) -> Iterator[bytes]:
+    # PS3.8 section D.1: the maximum length leaves out the PDU's own header; Annex E: fragments are of even length.
+    size = max(max_length - 6 & ~1, 2) if max_length else max(len(data), 1)
+    last = max(len(data) - 1, 0) // size * size
+    for start in range(0, last, size):
+        yield _pdata(context_id, control, data[start : start + size])
+    yield _pdata(context_id, control | _LAST, data[last:])
 
 
 # Message control header (PS3.8 section E.2).

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from medd.dicom.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_OBJECT_INSTANCE, Outcome, Reference
-from medd.errors import InputError
+from medd.errors import InputError, TransientError
 from medd.records import Reason
 from medd.store.clock import from_now, reached
 from medd.store.database import Database
@@ -36,6 +36,8 @@ CLAIM_S = 300.0
 ANSWER_S = 24 * 3600.0
 #: More than any moment is ever set ahead.
 _FURTHEST_S = 2 * ANSWER_S
+#: Transactions of one peer that wait to be reported.
+MAX_OPEN = 1000
 #: UIDs in one statement.
 _AT_ONCE = 500
 
@@ -54,6 +56,8 @@ class Commitment:
     #: This one included.
     attempts: int
     objects: tuple[Reference, ...]
+    #: What went wrong last.
+    error: str | None = None
 
     @property
     def age_s(self) -> float:
@@ -67,7 +71,14 @@ class Commitments:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def offer(self, transaction_uid: str, peer: str, objects: Sequence[Reference], delay_s: float = 0) -> None:
+    def offer(
+        self,
+        transaction_uid: str,
+        peer: str,
+        objects: Sequence[Reference],
+        delay_s: float = 0,
+        error: str | None = None,
+    ) -> bool:
         """Note what a peer asks of us. The same request again is answered again.
 
         Args:
@@ -75,6 +86,10 @@ class Commitments:
             peer: Its AE title.
             objects: What it asks for.
             delay_s: Not reported by `claim` before.
+            error: What is to be on record if the peer is heard of no more.
+
+        Returns:
+            Whether there was room for it: a peer may have `MAX_OPEN` transactions that wait.
 
         Raises:
             InputError: The transaction is known, but for other objects or from somebody else.
@@ -84,12 +99,17 @@ class Commitments:
         with self.database.write() as connection:
             known = connection.execute(sa.select(commitment).where(c.transaction_uid == transaction_uid)).one_or_none()
             if known is None:
-                self._insert(connection, transaction_uid, "offered", peer, references, delay_s)
-                return
+                theirs = (c.state == "waiting") & (c.direction == "offered") & (c.peer == peer)
+                if connection.execute(sa.select(sa.func.count()).where(theirs)).scalar_one() >= MAX_OPEN:
+                    return False
+                self._insert(connection, transaction_uid, "offered", peer, references, delay_s, error)
+                return True
             if (known.direction, known.peer, known.objects) != ("offered", peer, references):
                 raise InputError(Reason.UNREADABLE, "the transaction UID is in use")
-            again = {"state": "waiting", "attempts": 0, "available_at": from_now(self.database, delay_s)}
-            connection.execute(commitment.update().where(c.id == known.id).values(**again))
+            again = {"state": "waiting", "attempts": 0, "error": error}
+            times = {"created_at": from_now(self.database, 0), "available_at": from_now(self.database, delay_s)}
+            connection.execute(commitment.update().where(c.id == known.id).values(**again, **times))
+            return True
 
     def plan(self, connection: Connection, destination: str, objects: Sequence[Reference]) -> None:
         """Note, in the transaction of what a destination has acknowledged, that it is to be asked for it."""
@@ -104,10 +124,11 @@ class Commitments:
         peer: str,
         objects: list[list[str]],
         delay_s: float,
+        error: str | None = None,
     ) -> None:
         values = {"transaction_uid": transaction_uid, "direction": direction, "peer": peer, "objects": objects}
         times = {"created_at": from_now(self.database, 0), "available_at": from_now(self.database, delay_s)}
-        connection.execute(commitment.insert().values(state="waiting", **values, **times))
+        connection.execute(commitment.insert().values(state="waiting", error=error, **values, **times))
 
     def claim(self, limit: int) -> list[Commitment]:
         """What is to be done now for the peer that waits longest, at most `limit` rows.
@@ -128,7 +149,7 @@ class Commitments:
             commitment.update()
             .where(c.id.in_(chosen.with_for_update(skip_locked=True)))
             .values(attempts=c.attempts + 1, available_at=from_now(self.database, CLAIM_S))
-            .returning(c.id, c.transaction_uid, c.direction, c.peer, c.created_at, c.attempts, c.objects)
+            .returning(c.id, c.transaction_uid, c.direction, c.peer, c.created_at, c.attempts, c.objects, c.error)
         )
         with self.database.write() as connection:
             rows = connection.execute(claimed).all()
@@ -185,17 +206,17 @@ class Commitments:
             row = connection.execute(sa.select(commitment).where(wanted).with_for_update()).one_or_none()
             if row is None:
                 return False
-            asked = [uid for _, uid in row.objects]
-            kept = {uid for _, uid in outcome.committed}
-            # Not mentioned is not promised.
-            refused = [uid for uid in asked if uid not in kept]
-            for answer, uids in ((True, [uid for uid in asked if uid in kept]), (False, refused)):
+            reasons = {uid: f"{reason:#06x}" for (_, uid), reason in outcome.failed}
+            # Not mentioned is not promised, nor is what is mentioned under another class, or as both.
+            promised = {(sop_class_uid, uid) for sop_class_uid, uid in outcome.committed if uid not in reasons}
+            kept = [uid for sop_class_uid, uid in row.objects if (sop_class_uid, uid) in promised]
+            refused = [uid for sop_class_uid, uid in row.objects if (sop_class_uid, uid) not in promised]
+            for answer, uids in ((True, kept), (False, refused)):
                 _mark(connection, row.peer, uids, answer)
             error = None
             if refused:
-                reasons = {uid: f"{reason:#06x}" for (_, uid), reason in outcome.failed}
                 named = ", ".join(f"{uid} ({reasons.get(uid, 'not mentioned')})" for uid in refused[:3])
-                error = f"{len(refused)} of {len(asked)} objects are not kept: {named}"
+                error = f"{len(refused)} of {len(row.objects)} objects are not kept: {named}"
             connection.execute(commitment.update().where(c.id == row.id).values(state="done", error=error))
         fields = {"event": "commitment.failed" if error else "commitment.settled", "peer": row.peer}
         log.log(logging.WARNING if error else logging.INFO, "%s", error or "all objects are kept", extra=fields)
@@ -212,7 +233,7 @@ def judge(database: Database, spool: Spool, transaction_uid: str, objects: Seque
     """Which of these objects we keep: those that have a row of this class, and their bytes in the spool.
 
     Raises:
-        TransientError: The database is away.
+        TransientError: The database is away, the spool cannot be read, or it is another host that knows.
     """
     i = instance.c
     columns = (i.sop_instance_uid, i.sop_class_uid, i.sha256, i.media_type, i.size, job.c.spool)
@@ -223,12 +244,17 @@ def judge(database: Database, spool: Spool, transaction_uid: str, objects: Seque
         for at in range(0, len(uids), _AT_ONCE):
             for row in connection.execute(query.where(i.sop_instance_uid.in_(uids[at : at + _AT_ONCE]))):
                 known.setdefault(row.sop_instance_uid, []).append(row)
-    here = spool.id
+    try:
+        here = spool.id
+    except OSError as error:
+        raise TransientError(f"spool: {error.strerror}") from error
     committed, failed = [], []
     for sop_class_uid, uid in objects:
         of_class = [row for row in known.get(uid, ()) if row.sop_class_uid == sop_class_uid]
         if any(_is_kept(row, spool, here) for row in of_class):
             committed.append((sop_class_uid, uid))
+        elif any(not row.spool for row in of_class) and _others_spool(database, here):
+            raise TransientError("an object without a job, whose bytes are not here: another host may have them")
         else:
             conflict = uid in known and not of_class
             failed.append(((sop_class_uid, uid), CLASS_INSTANCE_CONFLICT if conflict else NO_SUCH_OBJECT_INSTANCE))
@@ -240,5 +266,13 @@ def _is_kept(row: Any, spool: Spool, here: str) -> bool:
         return True  # in the spool of another host, which has synchronised the bytes before there was a row
     try:
         return bool(spool.path(row.sha256, row.media_type).stat().st_size >= row.size)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:  # what the disk does not say is no answer, and the answer is final
+        raise TransientError(f"spool: {error.strerror}") from error
+
+
+def _others_spool(database: Database, here: str) -> bool:
+    # An image that was refused has no job: nothing tells in which host's spool it lies.
+    with database.read() as connection:
+        return connection.scalar(sa.select(job.c.id).where(job.c.spool.not_in(("", here))).limit(1)) is not None

@@ -4,6 +4,7 @@ import json
 import queue
 import random
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pydicom
 import pytest
 import sqlalchemy as sa
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
@@ -26,8 +27,9 @@ from medd.deliver.destination import Sent
 from medd.dicom import commitment
 from medd.dicom.network import associate
 from medd.dicom.tls import server_context
-from medd.errors import TransientError
+from medd.errors import InputError, TransientError
 from medd.ingest import admission
+from medd.ingest import association as association_module
 from medd.ingest.commitment import CommitmentDesk
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
@@ -507,14 +509,156 @@ def test_a_modality_that_no_setting_knows_and_that_hangs_up_at_once_is_given_up_
     assert here.reporter().run_once() == 0, "the answer may still come on the association"
     here.age(61)
     here.reporter().run_once()
-    assert here.rows() == [("offered", "RAW", "dead", "nobody to tell: no [[peer]] with AE title RAW")]
+    assert here.rows() == [
+        ("offered", "RAW", "dead", "told on its own association, and not answered; no [[peer]] has AE title RAW")
+    ]
+
+
+def hear_report(sender: RawSender) -> tuple[int, Dataset]:
+    """The message id and the dataset of an N-EVENT-REPORT-RQ, which comes in one fragment for each of its parts."""
+    command = sender.receive_response()
+    kind, body = sender.receive_pdu()
+    assert kind == 4
+    return int.from_bytes(command[0x0110], "little"), commitment.decode(body[6:], IMPLICIT)
+
+
+def answer_report(sender: RawSender, message_id: int, status: int = 0) -> None:
+    def element(number: int, value: bytes) -> bytes:
+        return struct.pack("<HHI", 0, number, len(value)) + value
+
+    numbers = {0x0100: N_EVENT_REPORT | 0x8000, 0x0120: message_id, 0x0800: 0x0101, 0x0900: status}
+    group = b"".join(element(number, struct.pack("<H", value)) for number, value in numbers.items())
+    sender.send(pdata((3, 3, element(0, struct.pack("<I", len(group))) + group)))
+
+
+def request_of(uid: str) -> bytes:
+    return action(commitment.encode(commitment.request(uid, [(DX, "1.2.4")]), IMPLICIT))
+
+
+def test_answers_to_reports_in_any_order_count_for_the_transaction_they_belong_to(site: Callable[..., Site]) -> None:
+    here = site()
+    ids = []
+    with RawSender(here.port, CONTEXTS) as sender:
+        sender.associate()
+        for number in (1, 2, 3):
+            sender.send(request_of(f"1.2.{number}"))
+            assert status_of(sender.receive_response()) == 0x0000
+            message_id, told = hear_report(sender)
+            assert told.TransactionUID == f"1.2.{number}"
+            ids.append(message_id)
+            if number == 1:
+                answer_report(sender, message_id)
+        answer_report(sender, ids[1], 0x0110)
+        answer_report(sender, ids[2])
+        wait_until(lambda: "waiting" not in [row[2] for row in here.rows()])
+    assert [row[2] for row in here.rows()] == ["done", "dead", "done"]
+
+
+def test_a_peer_that_answers_no_report_is_told_a_number_of_them_and_no_more(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(association_module, "_MAX_OPEN_REPORTS", 3)
+    with RawSender(site().port, CONTEXTS) as sender:
+        sender.associate()
+        for number in (1, 2, 3):
+            sender.send(request_of(f"1.2.{number}"))
+            assert status_of(sender.receive_response()) == 0x0000
+            last, _ = hear_report(sender)
+        sender.send(request_of("1.2.4"))
+        assert status_of(sender.receive_response()) == 0x0213
+        answer_report(sender, last)
+        sender.send(request_of("1.2.5"))
+        assert status_of(sender.receive_response()) == 0x0000
+
+
+@pytest.mark.parametrize(("max_length", "status"), [(1, 0x0213), (8, 0x0213), (1023, 0x0213), (1024, 0), (0, 0)])
+def test_a_peer_that_takes_no_pdu_worth_the_name_is_not_told(
+    site: Callable[..., Site], max_length: int, status: int
+) -> None:
+    here = site()
+    with RawSender(here.port, CONTEXTS) as sender:
+        announced = struct.pack(">BxHI", 0x51, 4, 16384)
+        proposal = associate_rq(CONTEXTS)
+        assert announced in proposal
+        sender.send(proposal.replace(announced, struct.pack(">BxHI", 0x51, 4, max_length)))
+        assert sender.receive_pdu()[0] == 2
+        sender.send(action(SOUND))
+        assert status_of(sender.receive_response()) == status
+    assert len(here.rows()) == (status == 0)
+
+
+def test_a_peer_has_so_many_transactions_that_wait_and_no_more(
+    site: Callable[..., Site], room: Peer, archive: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitments_module, "MAX_OPEN", 2)
+    here = site(room.start().settings, archive.settings)
+    uids = [generate_uid() for _ in range(3)]
+    assert [room.request(here.port, OBJECTS, uid=uid) for uid in uids] == [0x0000, 0x0000, 0x0213]
+    assert room.request(here.port, OBJECTS, uid=uids[0]) == 0x0000, "one that is known takes no room"
+    assert archive.request(here.port, OBJECTS) == 0x0000, "nor do those of others"
+    here.reporter().run_once()
+    assert room.request(here.port, OBJECTS, uid=uids[2]) == 0x0000
+
+
+def test_a_request_that_is_repeated_is_tried_for_as_long_as_a_new_one(site: Callable[..., Site], room: Peer) -> None:
+    here = site(room.settings)
+    uid = generate_uid()
+    assert room.request(here.port, OBJECTS, uid=uid) == 0x0000
+    here.age(73 * 3600)
+    assert room.request(here.port, OBJECTS, uid=uid) == 0x0000
+    assert here.reporter().run_once() == 1
+    assert here.rows()[0][2] == "waiting"
+
+
+def test_a_disk_that_fails_is_not_taken_for_an_object_that_is_lost(
+    site: Callable[..., Site], room: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "backoff_s", lambda attempts: 0.0)
+    here = site(room.start().settings)
+    stored = here.store(1)
+    assert room.request(here.port, stored) == 0x0000
+    reporter = here.reporter()
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "path", lambda *_: Path("/dev/null/no-folder"))
+        reporter.run_once()
+        assert here.rows() == [("offered", "ROOM1", "waiting", "spool: Not a directory")]
+        assert Peer("UNKNOWN").request(here.port, stored) == 0x0110
+    (here.spool.root / "spool-id").rename(here.spool.root / "away")
+    reporter.run_once()
+    assert here.rows() == [("offered", "ROOM1", "waiting", "spool: No such file or directory")]
+    (here.spool.root / "away").rename(here.spool.root / "spool-id")
+    reporter.run_once()
+    assert room.reports.get(timeout=5)[0] == 1
+    assert here.rows() == [("offered", "ROOM1", "done", None)]
+
+
+def test_an_image_without_a_job_may_lie_with_another_host(site: Callable[..., Site]) -> None:
+    here = site()
+    [refused, other] = here.store(2)
+    with here.database.write() as connection:
+        of_it = "instance_id = (SELECT id FROM instance WHERE sop_instance_uid = :uid)"
+        connection.execute(sa.text(f"DELETE FROM job WHERE {of_it}"), {"uid": refused[1]})
+    assert judge(here.database, here.spool, "1.2", [refused]).committed == (refused,)
+    for path in here.spool.root.glob("??/*.dcm"):
+        path.unlink()
+    assert judge(here.database, here.spool, "1.2", [refused]).failed == ((refused, 0x0112),)
+    with here.database.write() as connection:
+        connection.execute(sa.text("UPDATE job SET spool = 'another'"))
+    with pytest.raises(TransientError, match="another host"):
+        judge(here.database, here.spool, "1.2", [refused])
+    assert judge(here.database, here.spool, "1.2", [other]).committed == (other,)
 
 
 # Asked of us: what is no request --------------------------------------------------------------------------------------
 
 
 def action(
-    dataset: bytes, *, sop_class: str = commitment.PUSH_MODEL, uid: str = commitment.INSTANCE, type_id: int = 1
+    dataset: bytes,
+    *,
+    sop_class: str = commitment.PUSH_MODEL,
+    uid: str = commitment.INSTANCE,
+    type_id: int = 1,
+    context_id: int = 3,
 ) -> bytes:
     """An N-ACTION-RQ (PS3.7 section 10.3.5.1) in one P-DATA-TF for each of its two parts."""
 
@@ -528,7 +672,7 @@ def action(
     values |= {0x0003: sop_class.encode(), 0x1001: uid.encode()}
     group = b"".join(element(number, values[number]) for number in sorted(values))
     command = element(0, len(group).to_bytes(4, "little")) + group
-    return pdata((3, 3, command)) + (pdata((3, 2, dataset)) if dataset else b"")
+    return pdata((context_id, 3, command)) + (pdata((context_id, 2, dataset)) if dataset else b"")
 
 
 def status_of(response: dict[int, bytes]) -> int:
@@ -538,6 +682,11 @@ def status_of(response: dict[int, bytes]) -> int:
 SOUND = commitment.encode(commitment.request("1.2.3", [(DX, "1.2.4")]), IMPLICIT)
 WITHOUT_OBJECTS = commitment.encode(commitment.request("1.2.3", []), IMPLICIT)
 NO_UID = SOUND.replace(b"1.2.4\0", b"1/2/4\0")
+TRANSACTION = b"\x08\x00\x95\x11UI\x06\x001.2.3\0"
+#: Referenced SOP Sequence (0008,1199) as a number, in Explicit VR.
+NO_SEQUENCE = TRANSACTION + b"\x08\x00\x99\x11US\x02\x00\x01\x00"
+TWO_UIDS = SOUND.replace(b"1.2.3\0", b"1\\2\\3\0")
+FULL_OF_ITEMS = SOUND[:14] + b"\x08\x00\x99\x11" + struct.pack("<I", 80_008) + b"\xfe\xff\x00\xe0\0\0\0\0" * 10_001
 
 
 @pytest.mark.parametrize(
@@ -552,14 +701,32 @@ NO_UID = SOUND.replace(b"1.2.4\0", b"1/2/4\0")
         (action(bytes(9 << 20)), 0x0115),
         (action(WITHOUT_OBJECTS), 0x0115),
         (action(NO_UID), 0x0115),
+        (action(bytes((1 << 20) + 2)), 0x0115),
+        (action(TWO_UIDS), 0x0115),
+        (action(NO_SEQUENCE, context_id=5), 0x0115),
+        (action(FULL_OF_ITEMS), 0x0115),
     ],
-    ids=["class", "instance", "action", "nothing", "cut", "text", "too large", "no objects", "no UID"],
+    ids=[
+        "class",
+        "instance",
+        "action",
+        "nothing",
+        "cut",
+        "text",
+        "too large",
+        "no objects",
+        "no UID",
+        "a bit too large",
+        "two UIDs",
+        "no sequence",
+        "items",
+    ],
 )
 def test_what_is_no_request_is_refused_and_the_association_goes_on(
-    site: Callable[..., Site], message: bytes, status: int
+    site: Callable[..., Site], message: bytes, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = site()
-    with RawSender(here.port, CONTEXTS) as sender:
+    with RawSender(here.port, CONTEXTS | {5: (commitment.PUSH_MODEL, (EXPLICIT,))}) as sender:
         sender.associate()
         sender.send(message)
         response = sender.receive_response()
@@ -567,6 +734,8 @@ def test_what_is_no_request_is_refused_and_the_association_goes_on(
         assert int.from_bytes(response[0x0120], "little") == 7
         assert status_of(response) == status
         assert here.rows() == []
+        [event] = [record.event for record in caplog.records if "refused" in record.msg]  # type: ignore[attr-defined]
+        assert event == "commitment.refused"
         sender.send(action(SOUND))
         assert status_of(sender.receive_response()) == 0x0000
     assert len(here.rows()) == 1
@@ -733,6 +902,51 @@ def test_an_archive_that_answers_later_is_heard_by_the_listener(
     assert state == "done"
     assert error == "2 of 3 objects are not kept: 1.2.3.2 (0x0112), 1.2.3.3 (not mentioned)"
     assert error in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("committed_", "failed"),
+    [
+        ([(DX, "1.2.3.1")], [((DX, "1.2.3.1"), 0x0110)]),
+        ([(CT, "1.2.3.1")], []),
+        ([(CT, "1.2.3.1")], [((DX, "1.2.3.1"), 0x0119)]),
+    ],
+    ids=["both", "another class", "both, of two classes"],
+)
+def test_what_an_archive_does_not_clearly_keep_is_not_kept(
+    site: Callable[..., Site], committed_: list[tuple[str, str]], failed: list[Any]
+) -> None:
+    here = site()
+    sent_rows(here.database, OBJECTS[:1])
+    commitments = Commitments(here.database)
+    with here.database.write() as connection:
+        commitments.plan(connection, "pacs", OBJECTS[:1])
+    [row] = commitments.claim(1)
+    assert commitments.settle(commitment.Outcome(row.transaction_uid, tuple(committed_), tuple(failed)))
+    assert committed(here.database) == {"1.2.3.1": False}
+    assert "1 of 1 objects are not kept" in str(here.rows()[0][3])
+
+
+def report_with(reason: DataElement | None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = DX, "1.2.3.1"
+    if reason is not None:
+        item.add(reason)
+    dataset = Dataset()
+    dataset.TransactionUID, dataset.FailedSOPSequence = "1.2.3", [item]
+    return dataset
+
+
+@pytest.mark.parametrize(("vr", "value"), [("LO", "no such object"), ("US", [1, 2]), ("LO", "274"), ("DS", "1.5")])
+def test_a_reason_that_is_no_number_makes_a_report_unreadable(vr: str, value: Any) -> None:
+    dataset = report_with(DataElement(0x00081197, vr, value))
+    stream = commitment.encode(dataset, EXPLICIT)
+    with pytest.raises(InputError, match="no number"):
+        commitment.read_report(commitment.decode(stream, EXPLICIT))
+
+
+def test_a_report_may_leave_out_the_reason() -> None:
+    assert commitment.read_report(report_with(None)).failed == (((DX, "1.2.3.1"), 0),)
 
 
 def test_an_answer_to_nothing_that_we_asked_is_refused(site: Callable[..., Site]) -> None:

@@ -107,19 +107,20 @@ def test_cancel_names_the_message_it_cancels() -> None:
 def test_request_is_cut_into_pdus_that_the_peer_takes(max_length: int, size: int) -> None:
     dataset = bytes(range(250)) * 4
     request = pdu.Command(pdu.EVENT_REPORT_RQ, 3, "1.2", "1.2.3", True, 2)
-    stream = pdu.encode_request(5, request, dataset[:size], max_length)
+    stream = b"".join(pdu.encode_request(5, request, dataset[:size], max_length))
     command, fragments, controls, position = b"", b"", [], 0
     while position < len(stream):
         kind, length, value_length, context_id, control = struct.unpack_from(">BxIIBB", stream, position)
         assert (kind, context_id, value_length) == (pdu.DATA_TF, 5, length - 4)
         fragment = stream[position + 12 : position + 6 + length]
+        assert not max_length or length <= max_length
+        assert control & 2 or len(fragment) % 2 == 0, "PS3.8 Annex E"
+        controls.append(control)
         if control & 1:
             command += fragment
         else:
-            assert not max_length or length <= max_length
-            controls.append(control)
             fragments += fragment
         position += 6 + length
     assert pdu.decode_command(command) == request
     assert fragments == dataset[:size]
-    assert controls == [0] * (len(controls) - 1) + [2]
+    assert controls == [1] * controls.index(3) + [3] + [0] * (controls.index(2) - controls.index(3) - 1) + [2]
