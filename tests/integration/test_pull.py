@@ -140,6 +140,24 @@ def test_films_are_fetched_once_and_scored_and_the_ct_stays_where_it_is(
         assert origin == f"dicom://{archive.ae_title}@127.0.0.1"
 
 
+@pytest.mark.parametrize("how", ["get", "move"])
+def test_a_film_that_comes_into_a_study_later_is_fetched_too(
+    daemon: Daemon, archive: Dcmqrscp | OrthancArchive, how: str
+) -> None:
+    film = films()[3]
+    later = dicom_radiograph(4, size=128, StudyDate="20260104", view="PA")
+    later.SeriesInstanceUID = "1.2.826.0.1.3680043.8.498.78"
+    archive.hold([film])
+    with running(daemon):
+        assert [row["images"] for row in pull(daemon, how, "--date", "20260104")] == [1]
+        assert pull(daemon, how, "--date", "20260104") == []
+        archive.hold([later])
+        assert [row["images"] for row in pull(daemon, how, "--date", "20260104", "--dry-run")] != []
+        assert [row["images"] for row in pull(daemon, how, "--date", "20260104")] == [2]
+        assert pull(daemon, how, "--date", "20260104") == []
+    assert instances(daemon) == names([film, later])
+
+
 def test_filters_find_what_they_name(daemon: Daemon, archive: Dcmqrscp | OrthancArchive) -> None:
     held = films()
     archive.hold(held)

@@ -910,7 +910,7 @@ def accept_first_context() -> bytes:
     primitive.user_information = [length, implementation]
     answer = A_ASSOCIATE_AC()
     answer.from_primitive(primitive)
-    return answer.encode()
+    return bytes(answer.encode())
 
 
 def test_a_full_disk_is_answered_out_of_resources_and_ends_the_fetch(
