@@ -89,7 +89,7 @@ class Association:
             wire.shut(self._connection, socket.SHUT_RD)
 
     def evict(self) -> None:
-        """End a connection that proposes no association, as others want its place. Called from another thread."""
+        """Cut the connection off, as others want its place or the listener its end. Called from another thread."""
         self._stopping = True
         wire.shut(self._connection, socket.SHUT_RDWR)
 

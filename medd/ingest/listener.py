@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: How long associations may take to end after `stop`, seconds.
 STOP_S = 10.0
+#: Then they are cut off, and have this long to notice, seconds.
+_CUT_OFF_S = 1.0
 
 
 def supported_transfer_syntaxes() -> dict[str, frozenset[str]]:
@@ -102,19 +105,26 @@ class Listener:
         return self._acceptor.is_alive()
 
     def stop(self) -> None:
-        """Accept no more, let images that are coming in end, abort the other associations."""
+        """Accept no more, let images that are coming in end, abort the other associations.
+
+        Who is still sending after `STOP_S` is cut off: threads that wait for him would keep the process from its end.
+        """
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
         self._socket.close()
         if self._acceptor.ident is not None:
             self._acceptor.join()
-        deadline = time.monotonic() + STOP_S
+        self._end_all(Association.stop, STOP_S)
+        self._end_all(Association.evict, _CUT_OFF_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end_all(self, how: Callable[[Association], None], within_s: float) -> None:
+        deadline = time.monotonic() + within_s
         while (associations := self._places.all()) and time.monotonic() < deadline:
             for association in associations:
-                association.stop()
+                how(association)
             time.sleep(0.05)
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _accept_connections(self) -> None:
         while not self._stopping:

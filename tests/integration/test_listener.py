@@ -14,7 +14,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from pynetdicom.sop_class import Verification
 
 from medd import plugins
 from medd.ingest import admission, places
+from medd.ingest import listener as listener_module
 from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings
@@ -852,6 +853,54 @@ def test_stop_lets_the_image_that_is_coming_in_end_and_aborts_the_idle(receiver:
     assert receiver.count() == 1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", receiver.port))
+
+
+@pytest.mark.parametrize("how", ["trickles", "does not read"])
+def test_stop_cuts_off_who_is_still_there_after_a_while(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(listener_module, "STOP_S", 0.3)
+    enough = threading.Event()
+    [film] = films(1)
+
+    def keep_on(sender: RawSender) -> None:
+        command, dataset = sender.store_message(film, uid_in(film))
+        with suppress(OSError):
+            if how == "trickles":
+                sender.send(pdata((1, 3, command)))
+                while not enough.wait(0.02):
+                    sender.send(pdata((1, 0, dataset[:2])))
+            else:
+                sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                while True:
+                    sender.send(pdata((3, 3, command_set(0x0030, 1, VERIFICATION))) * 1000)
+
+    with RawSender(receiver.port) as sender:
+        sender.associate()
+        peer = threading.Thread(target=keep_on, args=(sender,))
+        peer.start()
+        try:
+            time.sleep(0.5)
+            began = time.monotonic()
+            receiver.stop()
+            assert time.monotonic() - began < 5
+            wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith("association")], 5)
+        finally:
+            enough.set()
+            sender.socket.close()
+            peer.join(10)
+    assert receiver.count() == 0
+    assert receiver.parts() == []
+
+
+def test_an_instance_uid_of_any_length_costs_the_log_one_line(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RawSender(receiver.port) as sender:
+        sender.associate()
+        assert sender.store(b"no dataset", "1." * 30_000)[0] == 0xC000
+    [line] = [one for one in caplog.messages if "refused" in one]
+    assert len(line) < 300
 
 
 # Fuzz -----------------------------------------------------------------------------------------------------------------
