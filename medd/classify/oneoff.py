@@ -1,7 +1,7 @@
 """Scoring files at once, without daemon and without database: `medd classify`."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from medd import plugins
 from medd.classify.classifier import Input, LoadedModel, prepare
+from medd.dicom.findings import Code, captions
 from medd.dicom.headers import age_in_years, inspect_file
 from medd.errors import InputError, NotAssessable, TransientError
 from medd.imaging import PreprocessSpec, load
+from medd.imaging.overlay import capture
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
 BATCH_SIZE = 32
@@ -87,6 +89,20 @@ def classify_files(
         while chunk := list(islice(remaining, BATCH_SIZE)):
             opened = list(decoders.map(lambda path: _open(path, manager, spec, keep_images), chunk))
             yield from _score(opened, model)
+
+
+def draw(image: NDArray[np.float32], prediction: Prediction, codes: Mapping[str, Code]) -> NDArray[np.uint8]:
+    """The picture that a PACS is sent: image, heat map, finding, probability and threshold, as figure 4 of the article.
+
+    Args:
+        image: (H, W) float32 in [0, 1].
+        prediction: What the model said of it.
+        codes: Label → code.
+
+    Returns:
+        (height, width, 3) uint8, BGR as OpenCV writes it.
+    """
+    return np.ascontiguousarray(capture(image, prediction, captions(prediction, codes))[..., ::-1])
 
 
 def _open(path: Path, manager: pluggy.PluginManager, spec: PreprocessSpec, keep_image: bool) -> _Opened:

@@ -26,9 +26,9 @@ def classify(
     import cv2
     from rich.progress import track
 
-    from medd import DISCLAIMER, pipeline, settings
-    from medd.classify.oneoff import COLUMNS, classify_files
-    from medd.imaging.overlay import draw
+    from medd import DISCLAIMER, pipeline, plugins, settings
+    from medd.classify.oneoff import COLUMNS, classify_files, draw
+    from medd.deliver.objects import codes_of
     from medd.ingest.watch import files_below
 
     loaded, manager = pipeline.load_model(settings.load(home, config), model)
@@ -41,7 +41,7 @@ def classify(
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
     if not files:
         raise SettingsError(f"no files found in {', '.join(map(str, paths))}")
-    rows, failed = [], False
+    rows, failed, codes = [], False, codes_of(plugins.classifiers(manager))
     scored = classify_files(files, loaded, manager, keep_images=overlay is not None)
     judged = track(scored, "classify", len(files), disable=not sys.stderr.isatty())
     for number, one in enumerate(judged):
@@ -51,7 +51,7 @@ def classify(
             print(f"{one.path}: {one.reason}{f': {one.detail}' if one.detail else ''}", file=sys.stderr)
         elif overlay and one.image is not None:
             target = overlay / f"{number:04d}-{one.path.stem}.png"
-            if not cv2.imwrite(str(target), draw(one.image, one.prediction)):
+            if not cv2.imwrite(str(target), draw(one.image, one.prediction, codes)):
                 raise TransientError(f"{target}: cannot be written")
     with out if output else nullcontext(out):
         write_rows(rows, COLUMNS, style, _SHOWN, out)

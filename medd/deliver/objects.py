@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from pydicom import Dataset
 
-from medd import DISCLAIMER
-from medd.dicom.findings import Code, finding_of, lines_of
+from medd.dicom.findings import Code, captions
 from medd.dicom.picture import secondary_capture
 from medd.dicom.presentation import presentation_state
 from medd.dicom.report import structured_report
@@ -49,7 +48,7 @@ class ReportObjects:
         """The objects of a kind, in the order of the images.
 
         "sr" is one report, "sc" and "gsps" have one object for each scored image that allows it. Image files (JPEG,
-        PNG, TIFF) have no patient and no study to put an object into, so there is none.
+        PNG, TIFF) and images without Study Instance UID have no study to put an object into, so there is none.
 
         Raises:
             InputError: A scored image cannot be read any more, or the images are not all of one patient and study.
@@ -57,8 +56,8 @@ class ReportObjects:
         """
         if kind not in KINDS:
             raise ValueError(f"kind: one of {', '.join(KINDS)} expected. Received: {kind!r}")
-        sources = self._read_sources()
-        if not sources:
+        # Without it those of different patients would have one series, and no archive could file them.
+        if not self._report.study_instance_uid or not (sources := self._read_sources()):
             return ()
         try:
             return self._make(kind, sources)
@@ -81,19 +80,20 @@ class ReportObjects:
         return tuple(one for one in made if one is not None)
 
     def patient_name(self) -> str:
-        """(0010,0010) Patient's Name as the first image that can be read has it, decoded; "" for image files.
+        """(0010,0010) Patient's Name of the first image that can be read, decoded.
+
+        "" where that has none or its character set does not have its bytes, and for image files.
 
         Raises:
             InputError: As `make`.
             TransientError: As `make`.
         """
         with lenient():
-            for source in self._read_sources().values():
-                try:
-                    return str(source.get("PatientName", ""))
-                except BROKEN:  # bytes that its character set does not have
-                    return ""
-        return ""
+            first = next(iter(self._read_sources().values()), None)
+            try:
+                return "" if first is None else str(first.get("PatientName", ""))
+            except BROKEN:  # bytes that its character set does not have
+                return ""
 
     def _picture(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset:
         lines = self._lines(prediction)
@@ -104,7 +104,7 @@ class ReportObjects:
         return presentation_state(source, image, prediction, self._lines(prediction))
 
     def _lines(self, prediction: Prediction) -> tuple[str, ...]:
-        return (*lines_of(prediction, finding_of(prediction, self._codes)), DISCLAIMER)
+        return captions(prediction, self._codes)
 
     def _read_sources(self) -> dict[int, Dataset]:
         """Instance id → header. What nobody scored may be damaged: it is reported by what is known of it."""
@@ -128,15 +128,19 @@ class ReportObjects:
 def _check_patient(report: StudyReport, sources: Iterable[Dataset]) -> None:
     """Refuse to put into one study what is of several patients, or of another study: somebody has to look at it.
 
-    Compared by bytes, without padding. An image without Patient ID is no image of a patient who has one.
+    Compared by bytes, without padding. An image without Patient ID is no image of a patient who has one; but many
+    devices leave out the issuer, which then contradicts none.
     """
-    patients, studies = set(), set()
+    patients, issuers, studies = set(), set(), set()
     for source in sources:
-        patients.add(tuple(raw_value(source, keyword) for keyword in ("PatientID", "IssuerOfPatientID")))
+        patients.add(raw_value(source, "PatientID"))
+        issuers.add(raw_value(source, "IssuerOfPatientID"))
         studies.add(raw_value(source, "StudyInstanceUID").decode("ascii", "replace"))
-    if len(patients) > 1:
+    issuers.discard(b"")
+    if len(patients) > 1 or len(issuers) > 1:
         message = f"study {report.study_instance_uid}: its images name different patients; nothing is delivered"
-        raise InputError(PATIENT_CONFLICT, f"{message}. Received: {len(patients)} Patient IDs (0010,0020)")
+        counted = f"{len(patients)} Patient IDs (0010,0020) of {len(issuers)} issuers (0010,0021)"
+        raise InputError(PATIENT_CONFLICT, f"{message}. Received: {counted}")
     if studies - {report.study_instance_uid}:
         message = f"study {report.study_instance_uid}: an image is of another study; nothing is delivered"
         raise InputError(PATIENT_CONFLICT, f"{message}. Received: {len(studies)} Study Instance UIDs")

@@ -43,6 +43,10 @@ _SERIES = {
 #: Bytes of one number of a VR, for what comes from a big endian object.
 _NUMBER_SIZE = {"US": 2, "SS": 2, "AT": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OL": 4, "OF": 4, "FD": 8, "OD": 8}
 _ITEM = struct.Struct("<HHI")
+#: What has no decomposition into a letter and its marks (UAX #15), and how it is spelt without it.
+_SPELT = str.maketrans(
+    {"×": "x", "–": "-", "—": "-", "\\": "/", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O"}
+)
 
 
 def derive_uid(*parts: str) -> str:
@@ -52,10 +56,14 @@ def derive_uid(*parts: str) -> str:
 
 
 def plain(text: str, limit: int = 1024) -> str:
-    """A text of ours in ASCII, for any character set and VR: no backslash, which divides values, and one line."""
-    known = text.replace("×", "x").replace("–", "-").replace("…", "...").replace("\\", "/")
-    ascii_only = unicodedata.normalize("NFKD", known).encode("ascii", "replace").decode()
-    printable = "".join(c if c.isprintable() else " " for c in ascii_only)
+    """A text of ours in ASCII, for any character set and VR: no backslash, which divides values, and one line.
+
+    Letters lose their marks. What has no likeness in ASCII is named by its code point, as <U+4E2D>, so that two texts
+    do not become one.
+    """
+    spelt = unicodedata.normalize("NFKD", text).translate(_SPELT)
+    letters = (c if c.isascii() else f"<U+{ord(c):04X}>" for c in spelt if not unicodedata.combining(c))
+    printable = "".join(c if c.isprintable() else " " for c in letters)
     return " ".join(printable.split())[:limit].rstrip()
 
 

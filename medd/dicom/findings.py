@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from medd import DISCLAIMER
 from medd.dicom.derived import PRIVATE_SCHEME, plain
 from medd.records import Prediction
 
@@ -60,10 +61,14 @@ def _guessed(prediction: Prediction, codes: Mapping[str, Code]) -> tuple[str, ..
 
 
 def code_of(label: str, codes: Mapping[str, Code]) -> Code:
-    """The code of a label, compared without case; one of our own scheme where the plugin gave none."""
-    if given := _folded(codes).get(label.casefold()):
-        value, scheme, meaning = given
-        return plain(value, 16), plain(scheme, 16), plain(meaning, 64)
+    """The code of a label, compared without case; one of our own scheme where the plugin gave none that is one.
+
+    A code is never changed: cut short, or in other letters, it would be another one. Beyond 16 characters it goes into
+    (0008,0119) Long Code Value.
+    """
+    value, scheme, meaning = _folded(codes).get(label.casefold(), ("", "", ""))
+    if value and scheme and plain(value) == value and plain(scheme, 16) == scheme:
+        return value, scheme, plain(meaning, 64) or plain(label, 64)
     return private_code(label)
 
 
@@ -73,6 +78,19 @@ def private_code(text: str, meaning: str = "") -> Code:
     if len(value) > 16 or plain(text) != text or not value:
         value = hashlib.sha256(text.encode()).hexdigest()[:16].upper()
     return value, PRIVATE_SCHEME, plain(meaning or text, 64) or value
+
+
+def captions(prediction: Prediction, codes: Mapping[str, Code]) -> tuple[str, ...]:
+    """All that is written on a picture: what the prediction says, and what it is not for."""
+    return (*lines_of(prediction, finding_of(prediction, codes)), DISCLAIMER)
+
+
+def shows_heat(prediction: Prediction) -> bool:
+    """Whether a picture of it has a heat map.
+
+    Heat is relative, its hottest spot always full: below the threshold it would show a finding that is none.
+    """
+    return prediction.positive and any(one.name == "heat" for one in prediction.attachments)
 
 
 def lines_of(prediction: Prediction, finding: Finding) -> tuple[str, str]:
@@ -85,11 +103,17 @@ def lines_of(prediction: Prediction, finding: Finding) -> tuple[str, str]:
     digits = next((n for n in (3, 4, 5) if f"{held:.{n}f}" != f"{prediction.threshold:.{n}f}"), 6)
     comparison = "at or above" if prediction.positive else "BELOW"
     total = f" (all findings {held:.{digits}f})" if finding.one_of_many else ""
-    probability = f"{plain(finding.label, 40)}   p = {finding.probability:.{digits}f}{total}"
+    probability = f"{_shown(finding)}   p = {finding.probability:.{digits}f}{total}"
     return (
         f"{probability}, {comparison} threshold {prediction.threshold:.{digits}f}",
         f"Model {plain(prediction.model, 64)}",
     )
+
+
+def _shown(finding: Finding) -> str:
+    """The label, or what its code means where ASCII does not have its letters."""
+    label, meaning = plain(finding.label, 512), finding.code[2]
+    return meaning if "<U+" in label and "<U+" not in meaning else label
 
 
 def _folded(codes: Mapping[str, Code]) -> dict[str, Code]:

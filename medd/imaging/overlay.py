@@ -6,45 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medd import DISCLAIMER
+from medd.dicom.findings import shows_heat
 from medd.records import Prediction
 
-WIDTH = 768
-_BAND = 76
 #: How much of the hottest spot is colour.
 _HEAT_SHARE = 0.55
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-#: Sides of a picture for a PACS, pixels: no longer than this, and wide enough for the text.
+#: Sides of a picture, pixels: no longer than this, and wide enough for the text.
 LONGEST, NARROWEST = 1024, 512
 _FINDING, _NO_FINDING, _GREY = (80, 170, 255), (230, 230, 230), (170, 170, 170)  # BGR
-
-
-def draw(image: NDArray[np.float32], prediction: Prediction) -> NDArray[np.uint8]:
-    """Draw an image with what speaks for a finding in colour, and the label, its probability and the model beneath.
-
-    As the article's figure 4 shows it.
-
-    Args:
-        image: (H, W) float32 in [0, 1].
-        prediction: What the model said of it.
-
-    Returns:
-        (height, `WIDTH`, 3) uint8, BGR as OpenCV has it.
-    """
-    height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
-    picture = np.zeros((height + _BAND, WIDTH, 3), np.uint8)
-    picture[:height] = _film(image, prediction, height, WIDTH)
-    comparison = "at or above" if prediction.positive else "below"
-    headline = f"{prediction.label}   p = {prediction.probability:.3f}"
-    model = f"{comparison} the threshold {prediction.threshold:.3f} of {prediction.model}"
-    colour = _FINDING if prediction.positive else _NO_FINDING
-    for text, row, size, tint in (
-        (headline, 26, 0.75, colour),
-        (model, 48, 0.48, _GREY),
-        (DISCLAIMER, 68, 0.45, _GREY),
-    ):
-        cv2.putText(picture, text, (12, height + row), _FONT, size, tint, 1, cv2.LINE_AA)
-    return picture
 
 
 def capture(image: NDArray[np.float32], prediction: Prediction, lines: Sequence[str]) -> NDArray[np.uint8]:
@@ -113,16 +83,13 @@ def _length(text: str, size: float, thick: int) -> int:
 
 
 def _film(image: NDArray[np.float32], prediction: Prediction, height: int, width: int) -> NDArray[np.uint8]:
-    """A film in another size, with the heat map of a finding over it: (height, width, 3) uint8 BGR.
-
-    Heat is relative, its hottest spot always full: below the threshold it would show a finding that is none.
-    """
+    """A film in another size, with the heat map of a finding over it: (height, width, 3) uint8 BGR."""
     shrink = image.shape[1] > width
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
     grey = np.clip(resized * 255, 0, 255).astype(np.uint8)
     film = np.repeat(grey[..., np.newaxis], 3, axis=2)
     for attachment in prediction.attachments:
-        if attachment.name == "heat" and prediction.positive:
+        if attachment.name == "heat" and shows_heat(prediction):
             film = _warm(film, attachment.content)
     return film
 

@@ -174,10 +174,21 @@ def test_images_of_two_patients_are_never_delivered_together(tmp_path):
 
 @pytest.mark.parametrize("changed", [{"PatientID": None}, {"IssuerOfPatientID": "ELSEWHERE"}])
 def test_image_without_the_same_identity_is_another_patients(tmp_path, changed):
-    first = image(tmp_path, film(), prediction())
-    second = image(tmp_path, film(**changed), prediction(2), instance_id=2)
+    first = image(tmp_path, film(IssuerOfPatientID="HERE"), prediction())
+    second = image(tmp_path, film(**({"IssuerOfPatientID": "HERE"} | changed)), prediction(2), instance_id=2)
     with pytest.raises(InputError, match="different patients"):
         ReportObjects(report(first, second), CODES).make("sr")
+
+
+def test_device_that_leaves_out_who_issued_the_patient_id_contradicts_none(tmp_path):
+    first = image(tmp_path, film(), prediction())
+    second = image(tmp_path, film(view="PA", IssuerOfPatientID="HERE"), prediction(2), instance_id=2)
+    assert [len(ReportObjects(report(first, second), CODES).make(kind)) for kind in KINDS] == [1, 2, 2]
+
+
+def test_image_without_a_study_has_no_objects(tmp_path):
+    lost = replace(report(image(tmp_path, film(StudyInstanceUID=None), prediction())), study_instance_uid="")
+    assert [list(ReportObjects(lost, CODES).make(kind)) for kind in KINDS] == [[], [], []]
 
 
 def test_image_of_another_study_is_never_delivered(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from pydicom import Dataset
 
 from medd import DISCLAIMER
-from medd.dicom.findings import code_of, finding_of, lines_of, private_code
+from medd.dicom.derived import plain
+from medd.dicom.findings import captions, code_of, finding_of, lines_of, private_code
 from medd.dicom.report import structured_report
 from medd.dicom.source import read_source
 from medd.records import ImageResult, Reason, Status
@@ -223,6 +224,54 @@ def test_predictions_of_before_findings_were_recorded_name_what_is_known(said, e
 
 def test_codes_are_found_without_regard_to_case():
     assert code_of("Pneumonia", CODES) == CODES["PNEUMONIA"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("1", "A-SCHEME-TOO-LONG", "Finding"),
+        ("1", "99GRÖSSE", "Finding"),
+        ("größe", "99X", "Finding"),
+        ("", "99X", "Finding"),
+        ("1", "", "Finding"),
+        ("1\\2", "99X", "Finding"),
+    ],
+)
+def test_what_is_no_code_is_replaced_by_one_of_our_own_never_changed(given):
+    assert code_of("Pneumonia", {"Pneumonia": given}) == ("PNEUMONIA", "99MEDD", "Pneumonia")
+
+
+def test_long_codes_that_begin_alike_stay_apart(tmp_path):
+    value = "1234567890123456-A"
+    made = make(image(tmp_path, film(), prediction()), codes={"PNEUMONIA": (value, "99LONG", "Pneumonia")})
+    items = [item for item in made.iterall() if item.keyword == "ConceptCodeSequence"]
+    assert value in [item.value[0].get("LongCodeValue") for item in items]
+    assert value[:16] not in [item.value[0].get("CodeValue") for item in items]
+
+
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Größe × 2 – Œdème…", "Grosse x 2 - OEdeme..."),
+        ("肺炎", "<U+80BA><U+708E>"),
+        ("a\\b＼c\n\x00d", "a/b/c d"),
+        ("?", "?"),
+    ],
+)
+def test_what_ascii_does_not_have_is_spelt_and_never_lost(text, expected):
+    assert plain(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [({"肺炎": ("233604007", "SCT", "Pneumonia")}, "Pneumonia   p = 0.931"), ({}, "<U+80BA><U+708E>   p = 0.931")],
+)
+def test_label_in_other_letters_is_shown_by_what_its_code_means(codes, expected):
+    said = prediction(label="肺炎", probabilities={"NORMAL": 0.069, "肺炎": 0.931}, findings=("肺炎",))
+    assert captions(said, codes)[0].startswith(expected)
 
 
 def test_what_is_just_below_a_threshold_does_not_read_like_the_threshold():
