@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -739,6 +740,52 @@ def test_what_is_no_request_is_refused_and_the_association_goes_on(
         sender.send(action(SOUND))
         assert status_of(sender.receive_response()) == 0x0000
     assert len(here.rows()) == 1
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+@pytest.mark.parametrize("undefined", [False, True], ids=["lengths", "delimiters"])
+def test_what_else_stands_in_a_request_is_passed_over(syntax: str, undefined: bool) -> None:
+    def sequence(*items: Dataset) -> DataElement:
+        element = DataElement(0x00081140, "SQ", items)
+        element.is_undefined_length = undefined
+        for item in element.value:
+            item.is_undefined_length_sequence_item = undefined
+        return element
+
+    dataset = commitment.request("1.2.3", [*OBJECTS, (DX, "1.2.03")])
+    inner = Dataset()
+    inner.add(DataElement(0x00081199, "SQ", [commitment.request("1.2", OBJECTS)]))
+    for one in (dataset, *dataset.ReferencedSOPSequence):
+        one.RetrieveAETitle = ["ONE", "TWO"]
+        one.StorageMediaFileSetUID = "1.2.3"
+        one.add(DataElement(0x00091010, "OB", bytes(70_000)))
+        one.add(sequence(inner, Dataset(), inner))
+    dataset["ReferencedSOPSequence"].is_undefined_length = undefined
+    for item in dataset.ReferencedSOPSequence:
+        item.is_undefined_length_sequence_item = undefined
+    data = commitment.encode(dataset, syntax)
+    assert (b"\xfe\xff\xdd\xe0" in data) is undefined
+    assert commitment.read_request(commitment.decode(data, syntax)) == ("1.2.3", [*OBJECTS, (DX, "1.2.03")])
+
+
+def test_a_megabyte_of_empty_elements_costs_no_time() -> None:
+    flood = b"".join(struct.pack("<HHI", 0x0008, number & 0x3FFF, 0) for number in range(130_000))
+    item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(flood)) + flood
+    for data in (flood, b"\x08\x00\x99\x11" + struct.pack("<I", len(item)) + item):
+        began = time.thread_time()
+        with pytest.raises(InputError):
+            commitment.read_request(commitment.decode(data, IMPLICIT))
+        assert time.thread_time() - began < 2
+
+
+def test_mutated_datasets_are_read_or_unreadable() -> None:
+    for syntax in (IMPLICIT, EXPLICIT):
+        outcome = commitment.Outcome("1.2.3", tuple(OBJECTS), ((OBJECTS[0], 0x0112),))
+        for seed in range(500):
+            data = mutate(commitment.encode(commitment.report(outcome), syntax), random.Random(seed))
+            for read in (commitment.read_request, commitment.read_report):
+                with suppress(InputError):
+                    read(commitment.decode(data, syntax))
 
 
 def test_a_request_is_on_record_before_it_is_answered_or_fails(
