@@ -22,6 +22,7 @@ from medd import DISCLAIMER, __version__
 from medd.deliver import commitment as asking
 from medd.deliver.pacs import PacsDestination
 from medd.dicom import commitment, deidentify, derived, headers, modules, part10, samples, tls
+from medd.dicom.network import MAX_PDU_BYTES
 from medd.ingest import association, listener, pdu, places, query, retrieve
 from medd.settings import DicomWebSettings, ListenerSettings, PeerSettings
 from medd.store import commitments
@@ -162,7 +163,8 @@ predecessor (0040,A360). Delivery is repeated with growing pauses until the arch
 
 {table(("", ""), identification)}
 - Asynchronous operations window: not negotiated; one operation at a time on an association.
-- Maximum PDU length offered: 0 (unlimited), as acceptor and as requestor. What a peer states is kept to.
+- Maximum PDU length offered: 0 (unlimited) as acceptor, {MAX_PDU_BYTES} as requestor.
+  What a peer states is kept to.
 - User identity and SOP class extended negotiation: not supported. Role selection: for Storage Commitment (3.3, 3.4) and
   for C-GET (3.5).
 """

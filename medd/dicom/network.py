@@ -26,7 +26,7 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 #: congestion or a limit, whatever result it gives.
 _TRANSIENT, _PRESENTATION = 0x02, 0x03
 #: The largest PDU we take. A large object comes in several, so that its size can be watched while it comes.
-_MAX_PDU_BYTES = 1 << 20
+MAX_PDU_BYTES = 1 << 20
 #: To find out why an association failed, seconds.
 _PROBE_S = 3.0
 
@@ -67,7 +67,7 @@ def associate(
             peer.port,
             contexts=list(contexts),
             ae_title=peer.ae_title,
-            max_pdu=_MAX_PDU_BYTES,
+            max_pdu=MAX_PDU_BYTES,
             tls_args=(tls, peer.host) if tls is not None else None,
             evt_handlers=list(handlers),
             ext_neg=list(negotiation),
