@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
+import cv2
 import pytest
 
 from medd.testing import cheap_series
@@ -59,12 +62,22 @@ def medd(daemon: Daemon, *arguments: object, code: int = 0) -> str:
     return done.stdout
 
 
+def real_series(seed: int) -> Iterator[bytes]:
+    """DICOM objects with the pixels of real films: drawn ones a gate may refuse, and rightly."""
+    side = 256
+    films = [film for label in LABELS for film in sorted((FILMS / label).iterdir())[seed::50]]
+    cheap = cheap_series(9999, rows=side, columns=side, bits=8, seed=seed, part10=False)
+    for data, film in zip(cheap, cycle(films), strict=False):
+        grey = cv2.imread(str(film), cv2.IMREAD_GRAYSCALE)
+        yield data[: -side * side] + cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).tobytes()
+
+
 class Modality:
     """Sends a film now and then, until it is told to stop."""
 
     def __init__(self, port: int, seed: int) -> None:
         self._port, self._stop = port, threading.Event()
-        self._films = cheap_series(9999, rows=64, columns=64, seed=seed, part10=False)
+        self._films = real_series(seed)
         self.sent: list[str] = []
         self._thread = threading.Thread(target=self._send)
 
