@@ -202,7 +202,7 @@ class _Reader:
 def _set_value(dataset: Dataset, keyword: str, vr: bytes, value: bytes) -> None:
     if keyword != "FailureReason":
         _check_vr(vr, b"UI", f"{keyword} is no UID")
-        _set_uid(dataset, keyword, value.decode("latin-1"))
+        _set_uid(dataset, keyword, value.decode("latin-1").rstrip(" \0"))
         return
     _check_vr(vr, b"US", "FailureReason is no number")
     if len(value) not in (0, 2):
