@@ -1,6 +1,6 @@
 """Results into a PACS: SR, picture and presentation state by C-STORE, into the study that they belong to."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -12,7 +12,7 @@ from pynetdicom.status import code_to_category
 from medd.deliver.destination import Destination, Objects, Sent
 from medd.dicom.network import associate
 from medd.dicom.part10 import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from medd.errors import PeerRefused, TransientError
+from medd.errors import InputError, PeerRefused, TransientError
 from medd.records import StudyReport
 from medd.settings import AETitle, PeerSettings
 from medd.settings import Settings as MeddSettings
@@ -49,10 +49,18 @@ class PacsDestination(Destination):
             self._tls = client_context(own.tls, settings.home)
 
     def send(self, report: StudyReport, objects: Objects, known: Collection[str]) -> Iterator[Sent]:
-        """Send what the PACS does not have yet, over one association."""
-        wanted = [one for kind in self.own.send for one in objects.make(kind) if one.SOPInstanceUID not in known]
-        if not wanted:
-            return
+        """Send what the PACS does not have yet, over one association, the report first.
+
+        A kind that cannot be made holds no other up: that it cannot is said when the others are there.
+        """
+        made, broken = _make(objects, sorted(self.own.send, key=lambda kind: kind != "sr"))
+        wanted = [one for one in made if one.SOPInstanceUID not in known]
+        if wanted:
+            yield from self._store_all(wanted)
+        if broken:
+            raise broken[0]
+
+    def _store_all(self, wanted: Sequence[Dataset]) -> Iterator[Sent]:
         # Apart, so that a peer cannot choose: written as Explicit VR, names go out byte for byte as they came in.
         syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
         classes = dict.fromkeys(one.SOPClassUID for one in wanted)
@@ -88,3 +96,14 @@ class PacsDestination(Destination):
         if "Status" not in answer:
             raise TransientError(f"{self.name}: no answer to C-STORE")
         return int(answer.Status)
+
+
+def _make(objects: Objects, kinds: Iterable[str]) -> tuple[list[Dataset], list[InputError]]:
+    made: list[Dataset] = []
+    broken: list[InputError] = []
+    for kind in kinds:
+        try:
+            made += objects.make(kind)
+        except InputError as error:
+            broken.append(error)
+    return made, broken

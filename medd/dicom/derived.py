@@ -37,7 +37,7 @@ PRIVATE_SCHEME = "99MEDD"
 #: Kind of object → modality, series number and series description of the one series that a study has of it.
 _SERIES = {
     "sr": ("SR", 9801, "medd: report, research use only"),
-    "sc": ("OT", 9802, "medd: heat map, research use only"),
+    "sc": ("OT", 9802, "medd: picture, research use only"),
     "gsps": ("PR", 9803, "medd: annotation, research use only"),
 }
 #: Bytes of one number of a VR, for what comes from a big endian object.

@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from medd import DISCLAIMER
+from medd import DISCLAIMER, __version__
 from medd.dicom.derived import begin, code_item, derive_uid, dicom_date, dicom_time, finish, plain, reference_item
+from medd.dicom.findings import shows_heat
 from medd.dicom.source import lenient, local_time, raw_value
 from medd.records import ImageResult, Prediction
 
@@ -27,7 +28,7 @@ def secondary_capture(
         description: What was said, in a line.
     """
     with lenient():
-        uid = object_uid("sc", source, image, prediction)
+        uid = object_uid("sc", source, image, prediction, description)
         made = begin("sc", SecondaryCaptureImageStorage, uid, source, prediction.scored_at)
         at = local_time(prediction.scored_at, source)
         made.ContentDate = made.DateOfSecondaryCapture = dicom_date(at)
@@ -35,10 +36,11 @@ def secondary_capture(
         made.ConversionType = "WSD"
         made.ImageType = ["DERIVED", "SECONDARY"]
         made.InstanceNumber = instance_number(source)
-        made.Laterality = ""  # type 2C: of the lungs the film shows both
+        made.BodyPartExamined = "CHEST"  # no paired part, so that it has no (0020,0060) Laterality either
         made.PatientOrientation = _orientation(source)
         made.BurnedInAnnotation = "YES"
-        made.DerivationDescription = plain(f"Heat map and result of {prediction.model} over the image. {DISCLAIMER}")
+        shown = "Heat map and result" if shows_heat(prediction) else "Result"
+        made.DerivationDescription = plain(f"{shown} of {prediction.model} over the image. {DISCLAIMER}")
         made.ImageComments = plain(f"{description}. {DISCLAIMER}")
         item = reference_item(source)
         purpose = ("121322", "DCM", "Source image for image processing operation")
@@ -52,10 +54,19 @@ def secondary_capture(
         return finish(made, source)
 
 
-def object_uid(kind: str, source: Dataset, image: ImageResult, prediction: Prediction) -> str:
-    """The UID of what was made of one image and one prediction; whatever changes in either gives another."""
-    values = (prediction.model, repr(prediction.probability), repr(prediction.threshold), prediction.label)
-    return derive_uid(kind, str(source.SOPInstanceUID), image.sha256, *values, prediction.scored_at.isoformat())
+def object_uid(kind: str, source: Dataset, image: ImageResult, prediction: Prediction, text: str) -> str:
+    """The UID of what was made of one image and one prediction; whatever changes in what it says gives another.
+
+    Args:
+        kind: "sc" or "gsps".
+        source: Header of the image.
+        image: Which image.
+        prediction: What was said.
+        text: In which words: they change with the codes too. What else is ours changes with the version.
+    """
+    said = (prediction.model, repr(prediction.probability), repr(prediction.threshold), prediction.label, text)
+    made = (prediction.scored_at.isoformat(), __version__)
+    return derive_uid(kind, str(source.SOPInstanceUID), image.sha256, *said, *made)
 
 
 def instance_number(source: Dataset) -> int:

@@ -1,5 +1,7 @@
 """A result as a Grayscale Softcopy Presentation State: the words over the image itself, to be switched on and off."""
 
+import math
+import re
 import struct
 from collections.abc import Sequence
 
@@ -13,8 +15,12 @@ from medd.dicom.source import lenient, local_time, raw_value
 from medd.records import ImageResult, Prediction
 
 _LAYER = "MEDD"
+#: Not the result itself: VR LO has 64 characters, and a line cut off before "BELOW threshold" says another thing.
+_DESCRIPTION = "Result of a model, research use only"
 #: Where the lowest line of text ends, and how high a line is, as shares of the displayed area.
 _BOTTOM, _LINE = 0.98, 0.035
+#: VR DS and IS.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def presentation_state(
@@ -38,13 +44,13 @@ def presentation_state(
             return None
         if not (source.get("Rows") and source.get("Columns") and source.get("SeriesInstanceUID")):
             return None
-        uid = object_uid("gsps", source, image, prediction)
+        uid = object_uid("gsps", source, image, prediction, "\n".join(lines))
         made = begin("gsps", GrayscaleSoftcopyPresentationStateStorage, uid, source, prediction.scored_at)
         at = local_time(prediction.scored_at, source)
         made.PresentationCreationDate, made.PresentationCreationTime = dicom_date(at), dicom_time(at)
-        made.Laterality = ""  # type 2C: of the lungs the film shows both
+        made.BodyPartExamined = "CHEST"  # no paired part, so that it has no (0020,0060) Laterality either
         made.InstanceNumber = instance_number(source)
-        made.ContentLabel, made.ContentDescription = "MEDD", plain(lines[0], 64)
+        made.ContentLabel, made.ContentDescription = "MEDD", _DESCRIPTION
         made.ContentCreatorName = ""
         series = Dataset()
         series.SeriesInstanceUID = source.SeriesInstanceUID
@@ -54,7 +60,7 @@ def presentation_state(
         made.GraphicAnnotationSequence = [_annotation(source, lines)]
         layer = Dataset()
         layer.GraphicLayer, layer.GraphicLayerOrder = _LAYER, 1
-        layer.GraphicLayerDescription = "Result of a model, research use only"
+        layer.GraphicLayerDescription = _DESCRIPTION
         made.GraphicLayerSequence = [layer]
         _set_modality_lut(made, source)
         _set_voi(made, source)
@@ -76,7 +82,8 @@ def _displayed_area(source: Dataset) -> Dataset:
         area.PresentationPixelSpacing = [f"{one:.10g}" for one in spacing]
     else:
         ratio = [int(one) for one in numbers(source, "PixelAspectRatio")]
-        area.PresentationPixelAspectRatio = ratio if len(ratio) == 2 and min(ratio) > 0 else [1, 1]
+        usable = len(ratio) == 2 and 0 < min(ratio) <= max(ratio) < 1 << 31
+        area.PresentationPixelAspectRatio = ratio if usable else [1, 1]
     return area
 
 
@@ -101,12 +108,16 @@ def _annotation(source: Dataset, lines: Sequence[str]) -> Dataset:
 # -- grayscale, as the source has it -------------------------------------------------------------------------------
 
 
+def decimals(source: Dataset, keyword: str) -> list[str]:
+    """The values of a DS or IS attribute, each in its place as it was written; "" where one is no finite number."""
+    parts = [part.strip() for part in raw_value(source, keyword).decode("ascii", "replace").split("\\")]
+    return [part if _NUMBER.fullmatch(part) and math.isfinite(float(part)) else "" for part in parts]
+
+
 def numbers(source: Dataset, keyword: str) -> list[float]:
-    """The values of a DS or IS attribute; [] where it is absent, empty or holds anything else."""
-    try:
-        return [float(part) for part in raw_value(source, keyword).decode("ascii").split("\\") if part.strip()]
-    except ValueError:
-        return []
+    """The values of a DS or IS attribute; [] where it is absent, or one of them is no finite number."""
+    found = decimals(source, keyword)
+    return [float(part) for part in found] if all(found) else []
 
 
 def _set_modality_lut(made: Dataset, source: Dataset) -> None:
@@ -115,26 +126,29 @@ def _set_modality_lut(made: Dataset, source: Dataset) -> None:
         table.ModalityLUTType = str(source.ModalityLUTSequence[0].get("ModalityLUTType") or "US")
         made.ModalityLUTSequence = [table]
         return
-    if numbers(source, "RescaleSlope") and numbers(source, "RescaleIntercept"):
-        for keyword in ("RescaleSlope", "RescaleIntercept"):
-            setattr(made, keyword, raw_value(source, keyword).decode("ascii"))
+    slope, intercept = decimals(source, "RescaleSlope"), decimals(source, "RescaleIntercept")
+    if slope[0] and intercept[0]:
+        made.RescaleSlope, made.RescaleIntercept = slope[0], intercept[0]
         made.RescaleType = plain(str(source.get("RescaleType") or "US"), 16)
 
 
 def _set_voi(made: Dataset, source: Dataset) -> None:
-    """The first table or window of the image (PS3.3 sections C.11.2 and C.11.8), which is what viewers begin with."""
+    """The first table or usable window of the image, which viewers begin with (PS3.3 sections C.11.2 and C.11.8)."""
     item = Dataset()
     item.ReferencedImageSequence = [reference_item(source)]
     if table := _table(source, "VOILUTSequence"):
         item.VOILUTSequence = [table]
         made.SoftcopyVOILUTSequence = [item]
         return
-    centers, widths = numbers(source, "WindowCenter"), numbers(source, "WindowWidth")
     function = raw_value(source, "VOILUTFunction").decode("ascii", "replace") or "LINEAR"
-    if not centers or not widths or widths[0] <= 0 or (function == "LINEAR" and widths[0] < 1):
-        return  # devices write a width of 0 for "none"
-    item.WindowCenter = raw_value(source, "WindowCenter").split(b"\\")[0].strip().decode("ascii")
-    item.WindowWidth = raw_value(source, "WindowWidth").split(b"\\")[0].strip().decode("ascii")
+    windows = zip(decimals(source, "WindowCenter"), decimals(source, "WindowWidth"), strict=False)
+    for center, width in windows:
+        # Devices write a width of 0 for "none".
+        if center and width and float(width) > 0 and not (function == "LINEAR" and float(width) < 1):
+            item.WindowCenter, item.WindowWidth = center, width
+            break
+    else:
+        return
     if function in ("LINEAR_EXACT", "SIGMOID"):
         item.VOILUTFunction = function
     made.SoftcopyVOILUTSequence = [item]

@@ -1,7 +1,7 @@
 """The report of a study: Comprehensive 3D SR by TID 1500, as IHE AI Results (RAD TF AIR) asks.
 
-One measurement group (TID 1501) for each image: what was found there and how certain it is, or why the image was not
-assessed. An SR refers to images and holds no pixels.
+One measurement group (TID 1501) for each image: what was found there or, below the threshold, what was looked for, and
+how certain it is; or why the image was not assessed. An SR refers to images and holds no pixels.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ _THRESHOLD = ("122411", "DCM", "Threshold Value")
 _ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
 _COMMENT = ("121106", "DCM", "Comment")
 #: Ours: (0008,0103) of the sequence (0008,0110) tells whose they are.
+_TARGET = private_code("TARGET_FINDING", "Target finding")
 _LABEL = private_code("LABEL", "Label of the model")
 _SUM = private_code("SUM", "Summed probability of all findings of the model")
 _RESULT = private_code("RESULT", "Comparison with the threshold")
@@ -59,7 +60,8 @@ def structured_report(report: StudyReport, sources: Mapping[int, Dataset], codes
         made.PerformedProcedureCodeSequence = []
         made.ReferencedPerformedProcedureStepSequence = []
         made.CodingSchemeIdentificationSequence = [_coding_scheme()]
-        made.CurrentRequestedProcedureEvidenceSequence = [_evidence(report)]
+        if evidence := _evidence(report):
+            made.CurrentRequestedProcedureEvidenceSequence = [evidence]
         if report.predecessor:
             made.PredecessorDocumentsSequence = [
                 _study_item(report, {str(made.SeriesInstanceUID): {report.predecessor: str(Comprehensive3DSRStorage)}})
@@ -75,13 +77,16 @@ def _coding_scheme() -> Dataset:
     return item
 
 
-def _evidence(report: StudyReport) -> Dataset:
-    """Every image the report speaks of, by series (PS3.3 table C.17-2); two of one UID are one."""
+def _evidence(report: StudyReport) -> Dataset | None:
+    """Every image the report speaks of, by series (PS3.3 table C.17-2); two of one UID are one.
+
+    None where there is none to refer to: the sequence is of type 1C, and its series of type 1.
+    """
     series: dict[str, dict[str, str]] = {}
     for image in report.images:
         if _is_referable(image):
             series.setdefault(image.series_instance_uid, {})[image.sop_instance_uid] = image.sop_class_uid
-    return _study_item(report, series)
+    return _study_item(report, series) if series else None
 
 
 def _study_item(report: StudyReport, series: Mapping[str, Mapping[str, str]]) -> Dataset:
@@ -154,9 +159,12 @@ def _scored(number: int, image: ImageResult, prediction: Prediction, codes: Mapp
     measurements = [_percent(_CERTAINTY, finding.probability), _percent(_THRESHOLD, prediction.threshold)]
     if finding.one_of_many:  # then the threshold is for the sum, and the finding is only its largest part
         measurements.insert(1, _percent(_SUM, prediction.probability))
+    # (121071, DCM, "Finding") says that it is there, to all who do not know our codes: below the threshold it does not.
+    evaluations = [] if prediction.positive else [sr.QualitativeEvaluation(_concept(_TARGET), _concept(finding.code))]
+    comparison = _ABOVE if prediction.positive else _BELOW
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(number, image, prediction.model),
-        finding_type=_concept(finding.code),
+        finding_type=_concept(finding.code) if prediction.positive else None,
         finding_sites=[sr.FindingSite(_concept(_LUNG))],
         algorithm_id=sr.AlgorithmIdentification(
             name=plain(name),
@@ -165,9 +173,7 @@ def _scored(number: int, image: ImageResult, prediction: Prediction, codes: Mapp
             family=_concept(_ARTIFICIAL_INTELLIGENCE),
         ),
         measurements=measurements,
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(_concept(_RESULT), _concept(_ABOVE if prediction.positive else _BELOW))
-        ],
+        qualitative_evaluations=[*evaluations, sr.QualitativeEvaluation(_concept(_RESULT), _concept(comparison))],
         source_images=_source_image(image),
     )
     group[0].ContentSequence.append(_text(_LABEL, finding.label))

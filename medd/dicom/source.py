@@ -2,10 +2,11 @@
 
 import re
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
@@ -32,15 +33,44 @@ BROKEN = (
 )
 
 
+class _Leniency:
+    """How many threads are within `lenient`: these settings belong to the process."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._within, self._settings = 0, ExitStack()
+
+    def enter(self) -> None:
+        """The first changes the settings."""
+        with self._guard:
+            if not self._within:
+                self._settings.enter_context(warnings.catch_warnings())
+                self._settings.enter_context(config.disable_value_validation())
+                warnings.simplefilter("ignore")
+            self._within += 1
+
+    def leave(self) -> None:
+        """The last restores them: while one is within, no other may make it strict."""
+        with self._guard:
+            self._within -= 1
+            if not self._within:
+                self._settings.close()
+
+
+_LENIENCY = _Leniency()
+
+
 @contextmanager
 def lenient() -> Iterator[None]:
     """Take attributes as a device wrote them: pydicom neither warns of what is invalid nor refuses to write it.
 
-    These settings belong to the process. Of two threads the later may leave it lenient for longer, which harms nothing.
+    For the whole process, until the last thread has left.
     """
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
+    _LENIENCY.enter()
+    try:
         yield
+    finally:
+        _LENIENCY.leave()
 
 
 def read_source(path: Path) -> Dataset:
@@ -85,7 +115,7 @@ def local_time(moment: datetime, source: Dataset) -> datetime:
     """A moment as the clocks beside the image show it.
 
     An object has one offset for all its times, and those of the study are copied: (0008,0201) Timezone Offset From UTC
-    where the image has it, otherwise the time of this host.
+    where the image has it. Otherwise UTC, as the same object is to have the same bytes on every host.
     """
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if stated := _UTC_OFFSET.fullmatch(raw_value(source, "TimezoneOffsetFromUTC")):
@@ -93,7 +123,7 @@ def local_time(moment: datetime, source: Dataset) -> datetime:
         offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == b"-" else 1)
         if abs(offset) < timedelta(hours=24):
             return aware.astimezone(timezone(offset))
-    return aware.astimezone()
+    return aware.astimezone(UTC)
 
 
 def encode_element(element: DataElement) -> bytes:

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -93,6 +94,17 @@ def test_times_are_those_of_the_result_and_in_the_zone_of_the_image(tmp_path):
     assert made["sc"].ContentTime == made["gsps"].PresentationCreationTime == "083405.000678"
     assert (made["sr"].ContentDate, made["sr"].ContentTime) == ("20260102", "083406.000000")
     assert {one.TimezoneOffsetFromUTC for one in made.values()} == {"+0530"}
+
+
+def test_zone_of_the_host_changes_nothing(tmp_path, monkeypatch):
+    made = []
+    for zone in ("UTC", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        made.append({kind: saved(one) for kind, one in all_objects(tmp_path, film()).items()})
+    monkeypatch.undo()
+    time.tzset()
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +287,15 @@ def test_below_threshold_shows_no_heat(tmp_path):
     assert np.ptp(film_part, axis=2).max() == 0
     assert "BELOW threshold" in made.ImageComments
     assert "NORMAL" not in made.ImageComments
+
+
+def test_another_code_with_other_words_makes_another_picture(tmp_path):
+    said = prediction(label="肺炎", probabilities={"NORMAL": 0.069, "肺炎": 0.931}, findings=("肺炎",))
+    one = report(image(tmp_path, film(), said))
+    for kind in ("sc", "gsps"):
+        [plain] = ReportObjects(one, {}).make(kind)
+        [named] = ReportObjects(one, {"肺炎": CODES["PNEUMONIA"]}).make(kind)
+        assert plain.SOPInstanceUID != named.SOPInstanceUID
 
 
 def test_kind_that_is_none_is_refused(tmp_path):

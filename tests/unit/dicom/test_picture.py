@@ -6,7 +6,7 @@ import pytest
 from pydicom import Dataset
 
 from medd import DISCLAIMER
-from medd.dicom.picture import secondary_capture
+from medd.dicom.picture import object_uid, secondary_capture
 from medd.dicom.source import read_source
 from tests.studies import film, image, prediction
 
@@ -33,7 +33,7 @@ def test_picture_says_that_it_is_derived_from_which_image_and_burnt_in(tmp_path)
     assert made.BurnedInAnnotation == "YES"
     assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert made.SourceImageSequence[0].ReferencedSOPClassUID == source.SOPClassUID
-    assert "pneumonia/1" in made.DerivationDescription
+    assert made.DerivationDescription.startswith("Heat map and result of pneumonia/1")
     assert made.ImageComments.endswith(DISCLAIMER)
 
 
@@ -55,3 +55,26 @@ def test_lossy_compression_of_the_image_stays_on_record(tmp_path):
     made = make(tmp_path, LossyImageCompression="01", **lossy)
     assert (made.LossyImageCompression, made.LossyImageCompressionRatio) == ("01", 12.5)
     assert "LossyImageCompression" not in make(tmp_path)
+
+
+@pytest.mark.parametrize("said", [prediction(probability=0.12), prediction(attachments=())])
+def test_picture_without_a_heat_map_speaks_of_none(tmp_path, said):
+    one = image(tmp_path, film(), said)
+    made = secondary_capture(read_source(one.path), one, said, PIXELS, "PNEUMONIA")
+    assert made.DerivationDescription.startswith("Result of pneumonia/1")
+    assert "heat" not in made.SeriesDescription
+
+
+def test_a_chest_has_no_side(tmp_path):
+    made = make(tmp_path)
+    assert made.BodyPartExamined == "CHEST"
+    assert "Laterality" not in made
+
+
+def test_other_words_or_another_version_are_another_picture(tmp_path, monkeypatch):
+    said = prediction()
+    one = image(tmp_path, film(), said)
+    source = read_source(one.path)
+    first, second = (object_uid("sc", source, one, said, text) for text in ("PNEUMONIA", "BACTERIA"))
+    monkeypatch.setattr("medd.dicom.picture.__version__", "99")
+    assert len({first, second, object_uid("sc", source, one, said, "PNEUMONIA")}) == 3

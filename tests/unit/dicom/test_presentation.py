@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, uid
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from medd.dicom.presentation import presentation_state
 from medd.dicom.source import read_source
@@ -46,6 +48,43 @@ def test_first_window_is_the_one_shown(tmp_path):
     made = made_of(tmp_path, WindowCenter=[100.5, 7], WindowWidth=[200, 9], VOILUTFunction="SIGMOID")
     [voi] = made.SoftcopyVOILUTSequence
     assert (voi.WindowCenter, voi.WindowWidth, voi.VOILUTFunction) == (100.5, 200, "SIGMOID")
+
+
+def raw(tmp_path: Path, **values: bytes) -> Dataset:
+    """As `made_of`, with values that pydicom would not write."""
+    said = prediction()
+    one = image(tmp_path, film(), said)
+    source = read_source(one.path)
+    for keyword, data in values.items():
+        tag = Tag(keyword)
+        source[tag] = RawDataElement(tag, "DS", len(data), data, 0, False, True)
+    made = presentation_state(source, one, said, LINES)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("center", "width"),
+    [(b"\\40", b"\\80"), (b"nan\\40", b"9\\80"), (b"1\\40", b"inf\\80"), (b"1\\40", b"0\\80"), (b"40 \\7", b" 80\\9")],
+)
+def test_first_usable_window_is_the_one_shown_center_and_width_of_one_place(tmp_path, center, width):
+    [voi] = raw(tmp_path, WindowCenter=center, WindowWidth=width).SoftcopyVOILUTSequence
+    assert (voi.WindowCenter, voi.WindowWidth) == (40, 80)
+
+
+@pytest.mark.parametrize("ratio", [b"nan\\1", b"inf\\1", b"1e300\\1", b"1_0\\1", b"\\1"])
+def test_ratio_that_is_none_is_taken_for_square(tmp_path, ratio):
+    bare = {"PixelSpacing": b"nan\\1", "ImagerPixelSpacing": b""}
+    [area] = raw(tmp_path, PixelAspectRatio=ratio, **bare).DisplayedAreaSelectionSequence
+    assert list(area.PresentationPixelAspectRatio) == [1, 1]
+
+
+def test_rescaling_that_is_no_number_is_left_out(tmp_path):
+    assert "RescaleSlope" not in raw(tmp_path, RescaleSlope=b"nan", RescaleIntercept=b"0")
+
+
+def test_line_longer_than_a_description_is_not_cut_before_the_comparison(tmp_path):
+    assert made_of(tmp_path).ContentDescription == "Result of a model, research use only"
 
 
 @pytest.mark.parametrize("window", [{"WindowWidth": 0}, {"WindowCenter": None}, {"WindowWidth": ""}])

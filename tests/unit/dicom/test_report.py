@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,7 +75,8 @@ def test_finding_is_named_with_its_certainty_site_threshold_and_algorithm(tmp_pa
 def test_below_threshold_is_said_to_be_just_that(tmp_path):
     made = make(image(tmp_path, film(), prediction(probability=0.12)))
     [group] = groups(made)
-    assert group["Finding"] == [("233604007", "SCT")]
+    assert "Finding" not in group, "to who does not know our codes it would say that it is there"
+    assert group["Target finding"] == [("233604007", "SCT")]
     assert group["Certainty of Finding"] == [(12.0, "%")]
     assert group["Comparison with the threshold"] == [("BELOW", "99MEDD")]
     assert "normal" not in texts(made).lower()
@@ -117,6 +119,12 @@ def test_every_image_has_its_entry_and_its_place_in_the_evidence(tmp_path):
     for one in images:
         expected.setdefault(one.series_instance_uid, set()).add(one.sop_instance_uid)
     assert named == expected
+
+
+def test_report_of_images_that_cannot_be_referred_to_has_no_evidence(tmp_path):
+    made = make(replace(image(tmp_path, film(), prediction()), series_instance_uid=""))
+    assert "CurrentRequestedProcedureEvidenceSequence" not in made
+    assert "Source of Measurement" not in groups(made)[0]
 
 
 def test_report_is_made_by_a_device_and_verified_by_nobody(tmp_path):
