@@ -216,7 +216,8 @@ def acceptance() -> str:
     ]
     n_action = [
         (status(pdu.SUCCESS), "the request is on record"),
-        (status(pdu.PROCESSING_FAILURE), "the database is away: ask again"),
+        (status(pdu.PROCESSING_FAILURE), "the database is away, or the spool cannot be read: ask again"),
+        (status(pdu.RESOURCE_LIMITATION), "too many transactions of this peer wait, or its PDUs hold no report"),
         (status(pdu.NO_SUCH_OBJECT_INSTANCE), f"not the well-known SOP Instance `{commitment.INSTANCE}`"),
         (status(pdu.INVALID_ARGUMENT_VALUE), "no readable references, or an N-EVENT-REPORT of no transaction of ours"),
         (status(pdu.NO_SUCH_SOP_CLASS), "not the Storage Commitment Push Model"),
@@ -307,9 +308,9 @@ By default {by_default} are sent. Statuses of C-STORE:
 
 | status | what medd does |
 |---|---|
-| 0x0000, 0xBxxx | the object is delivered |
+| 0x0000, a warning (0xBxxx, 0x0001, 0x0107, 0x0116) | the object is delivered |
 | 0x0111 | duplicate SOP instance: it is there already, delivered |
-| 0x0110, 0xA7xx, no answer, association lost or rejected as transient | tried again, with growing pauses |
+| 0x0110, 0x0213, 0xA7xx, no answer, association lost, rejected as transient or for congestion | tried again, with growing pauses |
 | others, SOP class refused, association rejected as permanent | given up at once and listed (`medd queue list`) |
 
 **Storage commitment as SCU** (`commitment = true` at a destination): N-ACTION after a delivery; the answer is awaited for
@@ -433,14 +434,22 @@ All are in the study of their image, in a series of their own for each kind, wit
 say: the same result is the same object, another result another one. Made from the image are, as they were sent:
 
 {table(("attribute", "tag", ""), copied)}
+Their own times are in the zone of (0008,0201) Timezone Offset From UTC where the image has it, otherwise in UTC. Body Part
+Examined is CHEST. Images without Study Instance UID get no objects.
+
 | object | content |
 |---|---|
 | {_CREATED["sr"].name} | TID 1500 Measurement Report; one measurement group (TID 1501) for each image: finding, certainty, \
-threshold, finding site, algorithm, source image; or why it was not assessed. Observer: device. UNVERIFIED, PRELIMINARY |
-| {_CREATED["sc"].name} | the image with heat map, result and "research use only" burnt in (Burned In Annotation YES) |
+threshold, finding site, algorithm, source image; or why it was not assessed. At or above the threshold the finding is the value of \
+(121071, DCM, "Finding"); below it there is no such item, and what was looked for is the value of \
+{_concept(report._TARGET)}, so that nobody lists as found what was not. What it came to is the value of \
+{_concept(report._RESULT)}, {_concept(report._ABOVE)} or {_concept(report._BELOW)}. Observer: device. UNVERIFIED, PRELIMINARY |
+| {_CREATED["sc"].name} | the image with result, "research use only" and, at or above the threshold, the heat map burnt in (Burned In Annotation YES) |
 | {_CREATED["gsps"].name} | the result as text over the image, with its Modality and VOI LUT; for single-frame grey images |
 
-**Private attributes**: none. **Coded terminology**: DCM, SCT, UCUM, and `{derived.PRIVATE_SCHEME}` for labels without a code.
+**Private attributes**: none. **Coded terminology**: DCM, SCT, UCUM, and `{derived.PRIVATE_SCHEME}` for labels without a code, and what \
+the report says of the comparison with the threshold and of what was not assessed. A code of more than 16 characters is in Long
+Code Value.
 **Greyscale image consistency** (PS3.14): medd has no display. **Standard extended, specialized or private SOP classes, private
 transfer syntaxes**: none.
 
