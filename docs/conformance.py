@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (
 from medd import DISCLAIMER, __version__
 from medd.deliver import commitment as asking
 from medd.deliver.pacs import PacsDestination
-from medd.dicom import commitment, deidentify, derived, headers, modules, part10, samples, tls
+from medd.dicom import commitment, deidentify, derived, headers, modules, part10, report, samples, tls
 from medd.dicom.network import MAX_PDU_BYTES
 from medd.ingest import association, listener, pdu, places, query, retrieve
 from medd.settings import DicomWebSettings, ListenerSettings, PeerSettings
@@ -62,6 +62,12 @@ def attributes(keywords: Iterable[str]) -> list[tuple[str, str]]:
     """Names and tags of attributes by keyword."""
     tags = (tag_for_keyword(keyword) for keyword in keywords)
     return [attribute(tag) for tag in tags if tag is not None]
+
+
+def concept(code: tuple[str, str, str]) -> str:
+    """A code as the Standard writes it."""
+    value, scheme, meaning = code
+    return f'({value}, {scheme}, "{meaning}")'
 
 
 def status(code: int) -> str:
@@ -442,14 +448,13 @@ Examined is CHEST. Images without Study Instance UID get no objects.
 | {_CREATED["sr"].name} | TID 1500 Measurement Report; one measurement group (TID 1501) for each image: finding, certainty, \
 threshold, finding site, algorithm, source image; or why it was not assessed. At or above the threshold the finding is the value of \
 (121071, DCM, "Finding"); below it there is no such item, and what was looked for is the value of \
-{_concept(report._TARGET)}, so that nobody lists as found what was not. What it came to is the value of \
-{_concept(report._RESULT)}, {_concept(report._ABOVE)} or {_concept(report._BELOW)}. Observer: device. UNVERIFIED, PRELIMINARY |
+{concept(report.TARGET)}, so that nobody lists as found what was not. What it came to is the value of \
+{concept(report.RESULT)}, {concept(report.ABOVE)} or {concept(report.BELOW)}. Observer: device. UNVERIFIED, PRELIMINARY |
 | {_CREATED["sc"].name} | the image with result, "research use only" and, at or above the threshold, the heat map burnt in (Burned In Annotation YES) |
 | {_CREATED["gsps"].name} | the result as text over the image, with its Modality and VOI LUT; for single-frame grey images |
 
-**Private attributes**: none. **Coded terminology**: DCM, SCT, UCUM, and `{derived.PRIVATE_SCHEME}` for labels without a code, and what \
-the report says of the comparison with the threshold and of what was not assessed. A code of more than 16 characters is in Long
-Code Value.
+**Private attributes**: none. **Coded terminology**: DCM, SCT, UCUM, and `{derived.PRIVATE_SCHEME}` for labels without a code,
+for the comparison with the threshold and for what was not assessed. A code of more than 16 characters is in Long Code Value.
 **Greyscale image consistency** (PS3.14): medd has no display. **Standard extended, specialized or private SOP classes, private
 transfer syntaxes**: none.
 

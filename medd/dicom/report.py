@@ -25,12 +25,12 @@ _THRESHOLD = ("122411", "DCM", "Threshold Value")
 _ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
 _COMMENT = ("121106", "DCM", "Comment")
 #: Ours: (0008,0103) of the sequence (0008,0110) tells whose they are.
-_TARGET = private_code("TARGET_FINDING", "Target finding")
+TARGET = private_code("TARGET_FINDING", "Target finding")
 _LABEL = private_code("LABEL", "Label of the model")
 _SUM = private_code("SUM", "Summed probability of all findings of the model")
-_RESULT = private_code("RESULT", "Comparison with the threshold")
-_ABOVE = private_code("AT_OR_ABOVE", "At or above threshold")
-_BELOW = private_code("BELOW", "Below threshold")
+RESULT = private_code("RESULT", "Comparison with the threshold")
+ABOVE = private_code("AT_OR_ABOVE", "At or above threshold")
+BELOW = private_code("BELOW", "Below threshold")
 _ASSESSMENT = private_code("ASSESSMENT", "Assessment")
 _NOT_ASSESSED = private_code("NOT_ASSESSED", "Not assessed")
 _REASON = private_code("REASON", "Reason")
@@ -160,8 +160,8 @@ def _scored(number: int, image: ImageResult, prediction: Prediction, codes: Mapp
     if finding.one_of_many:  # then the threshold is for the sum, and the finding is only its largest part
         measurements.insert(1, _percent(_SUM, prediction.probability))
     # (121071, DCM, "Finding") says that it is there, to all who do not know our codes: below the threshold it does not.
-    evaluations = [] if prediction.positive else [sr.QualitativeEvaluation(_concept(_TARGET), _concept(finding.code))]
-    comparison = _ABOVE if prediction.positive else _BELOW
+    evaluations = [] if prediction.positive else [sr.QualitativeEvaluation(_concept(TARGET), _concept(finding.code))]
+    comparison = ABOVE if prediction.positive else BELOW
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(number, image, prediction.model),
         finding_type=_concept(finding.code) if prediction.positive else None,
@@ -173,7 +173,7 @@ def _scored(number: int, image: ImageResult, prediction: Prediction, codes: Mapp
             family=_concept(_ARTIFICIAL_INTELLIGENCE),
         ),
         measurements=measurements,
-        qualitative_evaluations=[*evaluations, sr.QualitativeEvaluation(_concept(_RESULT), _concept(comparison))],
+        qualitative_evaluations=[*evaluations, sr.QualitativeEvaluation(_concept(RESULT), _concept(comparison))],
         source_images=_source_image(image),
     )
     group[0].ContentSequence.append(_text(_LABEL, finding.label))
