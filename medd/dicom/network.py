@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
@@ -61,6 +62,13 @@ def associate(
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = peer.timeout_s
     entity.network_timeout = peer.timeout_s
     where = f"{peer.name} ({peer.ae_title}@{peer.host}:{peer.port})"
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    # Heard by ourselves: where a rejection comes very fast, pynetdicom takes it for a failure to connect.
+    def hear(event: Any) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     try:
         association = entity.associate(
             peer.host,
@@ -69,14 +77,14 @@ def associate(
             ae_title=peer.ae_title,
             max_pdu=MAX_PDU_BYTES,
             tls_args=(tls, peer.host) if tls is not None else None,
-            evt_handlers=list(handlers),
+            evt_handlers=[*handlers, (evt.EVT_PDU_RECV, hear)],
             ext_neg=list(negotiation),
         )
     except (OSError, UnicodeError) as error:  # the name, which it looks up here, may be no name at all
         reason = getattr(error, "strerror", None) or "no such name"
         raise TransientError(f"{where} cannot be reached: {reason}") from error
     if not association.is_established:
-        raise _failure(association, where, peer, tls)
+        raise _rejection(rejections[0], where) if rejections else _failure(association, where, peer, tls)
     try:
         try:
             _prepare_socket(association, peer.timeout_s)
@@ -90,13 +98,13 @@ def associate(
         association.release()
 
 
+def _rejection(rejected: A_ASSOCIATE_RJ, where: str) -> Exception:
+    message = f"{where} rejects the association: {rejected.reason_str}"
+    may_pass = rejected.result == _TRANSIENT or rejected.source == _PRESENTATION
+    return TransientError(message) if may_pass else PeerRefused(message)
+
+
 def _failure(association: Association, where: str, peer: PeerSettings, tls: ssl.SSLContext | None) -> Exception:
-    if association.is_rejected:
-        primitive = association.acceptor.primitive
-        message = f"{where} rejects the association: {primitive.reason_str}"
-        if primitive.result == _TRANSIENT or primitive.result_source == _PRESENTATION:
-            return TransientError(message)
-        return PeerRefused(message)
     if association.acceptor.primitive is not None and not association.accepted_contexts:
         return PeerRefused(f"{where} accepts none of the presentation contexts proposed")
     # pynetdicom keeps the cause to itself. A certificate that has run out may be renewed: no reason to give up.

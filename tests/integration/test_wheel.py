@@ -138,7 +138,13 @@ def test_wheel_holds_plugins_migrations_and_settings(installed):
     for file in bundles.rglob("*.*"):
         assert f"medd_pneumonia/bundles/{file.relative_to(bundles).as_posix()}" in names
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"medd", "medd_pneumonia", "medd_transfer"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "medd",
+        "medd_hl7",
+        "medd_pneumonia",
+        "medd_transfer",
+        "medd_webhook",
+    }
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
 
 
