@@ -178,8 +178,10 @@ class Deliverer:
             log.warning("waiting: %s", error, extra={"event": "deliverer.waiting", "delivery": claimed.id})
             with contextlib.suppress(TransientError):  # else its lease ends
                 self._deliveries.retry(claimed, str(error), backoff_s(claimed.attempts))
-        except Exception:  # a bug met by one study: the others go on, and this one comes back when its lease ends
+        except Exception as error:  # a bug met by one study: the others go on
             log.exception("delivery failed", extra={"event": "deliverer.failed", "delivery": claimed.id})
+            with contextlib.suppress(TransientError):
+                self._fail(claimed, f"unexpected: {type(error).__name__}")
         finally:
             lane.drop(claimed)
             self._wake.set()

@@ -173,12 +173,8 @@ def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport
 
 def _said_of(image: ImageResult) -> list[Any]:
     one = image.prediction
-    scored = [] if one is None else [*(_plain(getattr(one, name)) for name in _OF_PREDICTION), str(one.scored_at)]
+    scored = [] if one is None else [*(getattr(one, name) for name in _OF_PREDICTION), str(one.scored_at)]
     return [image.sha256, image.sop_instance_uid, image.status, image.reason, image.detail, *scored]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def acknowledged(connection: Connection, study: str, destination: str) -> set[str]:
