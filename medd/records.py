@@ -245,7 +245,6 @@ class ImageResult:
     detail: str | None = None
     #: None where no model judged it.
     prediction: Prediction | None = None
-    scored_at: datetime | None = None
     received_at: datetime | None = None
 
 

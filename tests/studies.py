@@ -112,7 +112,6 @@ def image(
         reason=reason,
         detail=detail,
         prediction=said,
-        scored_at=said and said.scored_at,
     )
 
 

@@ -65,7 +65,7 @@ def as_row(report: StudyReport, image: ImageResult) -> dict[str, Any]:
         "probabilities": one and dict(one.probabilities),
         "threshold": one and one.threshold,
         "flags": list(one.flags) if one else [],
-        "scored_at": _time(image.scored_at),
+        "scored_at": _time(one.scored_at) if one else None,
     }
 
 

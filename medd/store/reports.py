@@ -113,7 +113,6 @@ def _image(row: Any, spool: Paths, attachments: tuple[Attachment, ...]) -> Image
         reason=Reason(row.reason) if row.reason else None,
         detail=row.detail,
         prediction=predicted,
-        scored_at=row.scored_at,
         received_at=row.received_at,
     )
 
@@ -149,12 +148,13 @@ def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport
     made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()
     if not made or made[0].digest != digest:
         number = made[0].number + 1 if made else 1
+        moments = (image.prediction.scored_at if image.prediction else image.received_at for image in images)
         row = {
             "study": study,
             "number": number,
             "digest": digest,
             "sop_instance_uid": derive_uid("medd", "report", study, str(number), digest),
-            "created_at": max(moment for image in images if (moment := image.scored_at or image.received_at)),
+            "created_at": max(moment for moment in moments if moment),
         }
         connection.execute(report.insert().values(row))
         made = connection.execute(chain.order_by(r.number.desc()).limit(2)).all()

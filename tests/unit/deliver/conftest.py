@@ -38,7 +38,7 @@ def report() -> StudyReport:
         patient_id="P|1^2&3~4\\5\r6",
         accession_number="=A1",
         images=(
-            image(1, prediction=prediction_of(1, probability=0.875), scored_at=NOW),
+            image(1, prediction=prediction_of(1, probability=0.875)),
             image(2, status=Status.NOT_ASSESSED, reason=Reason.LATERAL_VIEW, detail="a lateral view"),
         ),
     )
