@@ -341,11 +341,18 @@ class ModelEvent:
     figures: Mapping[str, Any]
 
 
+#: The label of an annotation by which a reader takes back what he or she said before.
+WITHDRAWN = ""
+#: The label of an annotation by which a reader who has looked cannot tell. No model has a label of this name.
+UNSURE = "?"
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """What a reader says the truth of an instance is."""
 
     instance_id: int
+    #: A label of a model, `UNSURE` or `WITHDRAWN`. Only the first is ever learned from.
     label: str
     reader: str
     at: datetime

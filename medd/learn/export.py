@@ -133,6 +133,10 @@ def export(
         with database.read() as connection:
             annotated = {name_of(truth): truth for truth in find_truths(connection)}
         _sweep(folder, annotated.keys() | rows.keys(), rows)
+        for name in rows.keys() - annotated.keys():  # every reader has taken back what was said
+            label, _ = rows.pop(name)
+            (folder / label / name).unlink(missing_ok=True)
+            outcome.withdrawn += 1
         truths = _choose(database, wanted, lambda truth: name_of(truth) in rows)
         try:
             if is_stale:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medd.errors import SettingsError
 from medd.hookspecs import ClassifierSpec
-from medd.records import Annotation
+from medd.records import UNSURE, WITHDRAWN, Annotation
 from medd.registry import bundle as bundles
 from medd.registry.registry import check_text, find_usable
 from medd.store import annotations
@@ -21,6 +21,7 @@ class Said:
 
     #: SOP Instance UID, SHA-256 or instance id.
     uid: str
+    #: A label of the model on duty, whatever its case; or `UNSURE`.
     label: str
     reader: str
     comment: str = ""
@@ -70,24 +71,57 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
         ModelUnusable: No model is on duty, so that there are no labels.
         TransientError: The database is away.
     """
-    labels = bundles.read(find_usable(database, spec).path, verify=False).labels
+    labels = labels_on_duty(database, spec)
     now, new = datetime.now(UTC), 0
     with database.write() as connection:
         for one in said:
             try:
-                check_text(one.uid, one.label, one.reader, one.comment)
+                _check(one.reader, one.uid, one.label, one.comment)
                 instance_id = annotations.find_instance(connection, one.uid)
                 label = _known(one.label, labels)
-                if not 1 <= len(one.reader) <= 64:
-                    raise SettingsError(f"a reader's name has 1 to 64 characters. Received: {one.reader!r}")
             except SettingsError as error:
                 raise SettingsError(f"{one.where}{error}") from None
             new += annotations.annotate(connection, Annotation(instance_id, label, one.reader, now, one.comment))
     return new
 
 
+def withdraw(database: Database, uid: str, reader: str, comment: str = "") -> bool:
+    """Take back what a reader says of an instance; it stays in the history and is learned from no more.
+
+    Returns:
+        False when the reader says nothing of it.
+
+    Raises:
+        SettingsError: The instance is not there or named ambiguously, or a text is none that a database takes.
+        TransientError: The database is away.
+    """
+    _check(reader, uid, comment)
+    with database.write() as connection:
+        instance_id = annotations.find_instance(connection, uid)
+        said = Annotation(instance_id, WITHDRAWN, reader, datetime.now(UTC), comment)
+        return annotations.annotate(connection, said)
+
+
+def labels_on_duty(database: Database, spec: ClassifierSpec) -> tuple[str, ...]:
+    """What a reader may say an image shows: the labels of the model on duty.
+
+    Raises:
+        ModelUnusable: No model is on duty.
+        TransientError: The database is away.
+    """
+    return bundles.read(find_usable(database, spec).path, verify=False).labels
+
+
+def _check(reader: str, *texts: str) -> None:
+    check_text(reader, *texts)
+    if not 1 <= len(reader) <= 64:
+        raise SettingsError(f"a reader's name has 1 to 64 characters. Received: {reader!r}")
+
+
 def _known(label: str, labels: Sequence[str]) -> str:
     """The label as the model writes it, whatever its case."""
+    if label == UNSURE:
+        return UNSURE
     for known in labels:
         if known.casefold() == label.casefold():
             return known

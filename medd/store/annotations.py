@@ -1,4 +1,7 @@
-"""What readers say the truth is. Rows are only added; of each reader the newest counts."""
+"""What readers say the truth is. Rows are only added; of each reader the newest counts.
+
+A reader who withdraws or cannot tell says so by a row too, and by that says nothing that anybody could learn from.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from medd.errors import SettingsError
-from medd.records import Annotation
+from medd.records import UNSURE, WITHDRAWN, Annotation
 from medd.store.tables import annotation, instance
+
+_NO_TRUTH = (WITHDRAWN, UNSURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,10 @@ def find_instance(connection: Connection, key: str) -> int:
 
 
 def annotate(connection: Connection, said: Annotation) -> bool:
-    """Keep what a reader says; returns False when the reader says so already."""
+    """Keep what a reader says; returns False when the reader says so already, or withdraws nothing."""
     theirs = (annotation.c.instance_id == said.instance_id) & (annotation.c.reader == said.reader)
     newest = sa.select(annotation.c.label).where(theirs).order_by(annotation.c.id.desc()).limit(1)
-    if connection.scalar(newest) == said.label:
+    if (connection.scalar(newest) or WITHDRAWN) == said.label:
         return False
     values = {name: getattr(said, name) for name in ("instance_id", "label", "reader", "at", "comment")}
     connection.execute(annotation.insert().values(**values))
@@ -75,14 +80,16 @@ def annotate(connection: Connection, said: Annotation) -> bool:
 
 
 def find_truths(connection: Connection) -> list[Truth]:
-    """Every annotated instance, in the order of their ids."""
-    newest = sa.select(sa.func.max(annotation.c.id)).group_by(annotation.c.instance_id, annotation.c.reader)
+    """Every instance of which a reader says what it shows, in the order of their ids.
+
+    What was withdrawn, and who cannot tell, is left out: it teaches nothing and contradicts nobody.
+    """
     i = instance.c
     rows = connection.execute(
         sa.select(i.id, i.sha256, i.media_type, i.origin, i.patient_id, annotation.c.reader, annotation.c.label)
         .add_columns(annotation.c.id.label("row"))
         .join_from(annotation, instance)
-        .where(annotation.c.id.in_(newest))
+        .where(annotation.c.id.in_(_newest()), annotation.c.label.not_in(_NO_TRUTH))
         .order_by(i.id, annotation.c.id)
     )
     found: dict[int, Truth] = {}
@@ -93,15 +100,22 @@ def find_truths(connection: Connection) -> list[Truth]:
     return list(found.values())
 
 
+def _newest() -> sa.Select[tuple[int]]:
+    """Of each reader of each instance the last word, be it a truth or none."""
+    return sa.select(sa.func.max(annotation.c.id)).group_by(annotation.c.instance_id, annotation.c.reader)
+
+
 #: The columns of `medd annotations`.
 COLUMNS = ("at", "instance_id", "sop_instance_uid", "sha256", "label", "reader", "comment", "counts", "contradicted")
 
 
 def list_annotations(connection: Connection, *, contradicted: bool = False) -> Iterator[dict[str, Any]]:
-    """Every annotation, newest first, saying whether it still counts and whether another reader contradicts it."""
+    """Every annotation, newest first, saying whether it still counts and whether another reader contradicts it.
+
+    The label of one that withdraws is empty, that of who cannot tell "?"; neither counts.
+    """
     disputed = {truth.instance_id for truth in find_truths(connection) if truth.is_contradicted}
-    newest = sa.select(sa.func.max(annotation.c.id)).group_by(annotation.c.instance_id, annotation.c.reader)
-    counting = set(connection.scalars(newest))
+    counting = set(connection.scalars(_newest()))
     rows = connection.execute(
         sa.select(annotation, instance.c.sop_instance_uid, instance.c.sha256)
         .join_from(annotation, instance)
@@ -111,4 +125,5 @@ def list_annotations(connection: Connection, *, contradicted: bool = False) -> I
         if contradicted and row.instance_id not in disputed:
             continue
         values: dict[str, Any] = {name: row._mapping[name] for name in COLUMNS[:7]}
-        yield values | {"counts": row.id in counting, "contradicted": row.instance_id in disputed}
+        counts = row.id in counting and row.label not in _NO_TRUTH
+        yield values | {"counts": counts, "contradicted": row.instance_id in disputed}

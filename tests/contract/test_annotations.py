@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 
 from medd.errors import SettingsError
+from medd.learn.corrections import merge
+from medd.learn.manifest import Sample
 from medd.queue.base import CLASSIFY
-from medd.registry.annotate import Said, annotate, read_file
+from medd.records import UNSURE
+from medd.registry.annotate import Said, annotate, read_file, withdraw
 from medd.store.annotations import find_truths, list_annotations
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
+from medd.store.spool import Spool
 from medd.testing import stub_bundle
 from medd.testing.stub_plugin import spec
 from tests.rows import instance_row
@@ -28,6 +32,20 @@ class Ward:
 
     def say(self, uid: str, label: str, reader: str = "anna") -> int:
         return annotate(self.database, self.spec, [Said(uid, label, reader)])
+
+    def withdraw(self, uid: str, reader: str = "anna") -> bool:
+        return withdraw(self.database, uid, reader)
+
+    def learned(self, folder: Path) -> dict[str, str]:
+        """What a retraining would learn of the instances, by their SHA-256, were they its base data."""
+        base = [Sample(folder / str(n), "BASE", f"P{n}", instance_row(n)["sha256"]) for n in range(5)]
+        for sample in base:
+            sample.path.write_bytes(b"no DICOM object")
+        sides = {sample.sha256[:16]: "test" if n == 4 else "train" for n, sample in enumerate(base)}
+        with self.database.read() as connection:
+            merged = merge(base, find_truths(connection), sides, Spool(folder))
+        assert merged.problems == []
+        return {sample.sha256: sample.label for sample in merged.samples}
 
     def truths(self) -> dict[int, dict[str, str]]:
         with self.database.read() as connection:
@@ -73,6 +91,55 @@ def test_readers_who_disagree_contradict_each_other_until_one_thinks_again(ward)
     ward.say("1", "NORMAL", "ben")
     with ward.database.read() as connection:
         assert not any(truth.is_contradicted for truth in find_truths(connection))
+
+
+def test_what_was_taken_back_is_history_and_no_truth(ward):
+    ward.say("1", "NORMAL", "anna")
+    ward.say("1", "PNEUMONIA", "ben")
+    assert ward.withdraw("1", "ben")
+    assert ward.truths() == {1: {"anna": "NORMAL"}}
+    assert ward.listed() == [
+        (1, "", "ben", False, False),
+        (1, "PNEUMONIA", "ben", False, False),
+        (1, "NORMAL", "anna", True, False),
+    ]
+    assert ward.say("1", "PNEUMONIA", "ben") == 1, "said again, it counts again"
+    assert ward.truths() == {1: {"anna": "NORMAL", "ben": "PNEUMONIA"}}
+
+
+def test_nothing_said_is_nothing_to_take_back(ward):
+    assert not ward.withdraw("1")
+    ward.say("1", "NORMAL", "ben")
+    assert not ward.withdraw("1", "anna")
+    assert [ward.withdraw("1", "ben"), ward.withdraw("1", "ben")] == [True, False]
+    with pytest.raises(SettingsError, match="no instance of this UID"):
+        ward.withdraw("9.9.9")
+    with pytest.raises(SettingsError, match="1 to 64 characters"):
+        ward.withdraw("1", "")
+
+
+def test_who_cannot_tell_contradicts_nobody_and_takes_an_earlier_word_back(ward):
+    ward.say("1", "NORMAL", "anna")
+    assert ward.say("1", UNSURE, "ben") == 1
+    with ward.database.read() as connection:
+        assert not any(truth.is_contradicted for truth in find_truths(connection))
+    assert ward.say("1", UNSURE, "anna") == 1
+    assert ward.truths() == {}
+    assert [row[1:4] for row in ward.listed()] == [
+        ("?", "anna", False),
+        ("?", "ben", False),
+        ("NORMAL", "anna", False),
+    ]
+
+
+def test_a_retraining_learns_neither_what_was_taken_back_nor_from_who_cannot_tell(ward, tmp_path):
+    for uid in ("1", "2", "3"):
+        ward.say(uid, "PNEUMONIA")
+    ward.withdraw("1")
+    ward.say("2", UNSURE)
+    ward.say("4", UNSURE)
+    labels = ["BASE", "BASE", "PNEUMONIA", "BASE", "BASE"]
+    assert ward.learned(tmp_path) == {instance_row(n)["sha256"]: label for n, label in enumerate(labels)}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,21 @@ def test_a_second_run_changes_nothing_and_adds_what_is_new(ward, tmp_path):
     assert len(listed(tmp_path / "set")) == len(labels)
 
 
+def test_what_readers_took_back_or_cannot_tell_leaves_the_export(ward, tmp_path):
+    first, second, *rest = annotate_all(ward, tmp_path)
+    ward.medd("export", tmp_path / "set")
+    assert ward.medd("annotate", first, "--undo", "--reader", "anna")[0] == "withdrawn\n"
+    assert ward.medd("annotate", first, "--undo", "--reader", "anna")[0] == "nothing was said\n"
+    assert ward.medd("annotate", second, "?", "--reader", "anna")[0] == "1 recorded, 0 known already\n"
+    out, _ = ward.medd("export", tmp_path / "set")
+    assert out.startswith(f"0 new, {len(rest)} there already, 0 relabelled, 2 withdrawn, 0 left out, 0 failed\n")
+    rows = listed(tmp_path / "set")
+    assert len(rows) == len(rest)
+    assert {row["path"] for row in rows} == {name for name in files(tmp_path / "set") if "/" in name}
+    ward.medd("annotate", "--undo", "--reader", "anna", code=2)
+    ward.medd("annotate", first, "NORMAL", "--undo", code=2)
+
+
 def test_what_readers_relabel_moves_and_what_they_dispute_is_taken_back(ward, tmp_path):
     labels = annotate_all(ward, tmp_path)
     ward.medd("export", tmp_path / "set")
