@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -395,3 +396,23 @@ def test_log_names_neither_patient_nor_uid(door, caplog):
     assert line.instance == receipt.instance_id
     assert row["patient_id"] not in caplog.text
     assert row["sop_instance_uid"] not in caplog.text
+
+
+@pytest.mark.parametrize(("file_system", "synced"), [("ext4", 0), ("xfs", 0), ("nfs4", 1), ("ext2", 1), ("", 1)])
+def test_folder_is_synchronised_where_the_file_system_does_not_keep_name_and_file_together(
+    tmp_path, monkeypatch, file_system, synced
+):
+    monkeypatch.setattr("medd.store.spool._file_system", lambda folder: file_system)
+    door = Door(tmp_path)
+    folders = []
+
+    def fsync(file, _real=os.fsync):
+        folders.append(stat.S_ISDIR(os.fstat(file).st_mode))
+        _real(file)
+
+    monkeypatch.setattr("medd.store.spool.os.fsync", fsync)
+    [data] = cheap_series(1, rows=64, columns=64, part10=False)
+    door.store(data)
+    assert sum(folders) == synced
+    door.store(data)  # takes the place of a file that may be durable: its new name must be too
+    assert sum(folders) == synced + 1
