@@ -25,9 +25,10 @@ if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _SYNC_FILE_RANGE_WRITE = 2
 
-#: Where fsync(2) of a file that was given a name makes the name durable too: the name and the file are in one transaction
-#: of the journal, which fsync forces out (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash
-#: Testing", OSDI 2018, section 2). POSIX promises it nowhere, so every other file system has its folder synchronised.
+#: Where fsync(2) of a file that was just given a name makes the name durable too: both are in one transaction of the
+#: journal, which fsync forces out (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing",
+#: OSDI 2018); without a journal, ext4 writes the parent of a new name. POSIX promises it nowhere, so every other file
+#: system has its folder synchronised.
 _NAMES_WITH_FILES = ("ext4", "xfs")
 
 
