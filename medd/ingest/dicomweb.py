@@ -17,6 +17,7 @@ from medd.dicom import part10
 from medd.errors import InputError, PeerRefused, PluginError, SettingsError, TransientError
 from medd.ingest.intake import Intake
 from medd.ingest.multipart import boundary_of, read_parts
+from medd.ingest.pieces import Arrival
 from medd.ingest.query import (
     SERIES_KEYS,
     STUDY_KEYS,
@@ -32,7 +33,6 @@ from medd.ingest.query import (
 )
 from medd.records import InstanceHeader, Reason
 from medd.settings import DicomWebSettings
-from medd.store.spool import SpoolWriter
 
 log = logging.getLogger(__name__)
 # Both show the address of a question at DEBUG, and with it a patient's id; the client repeats a server's words.
@@ -168,40 +168,24 @@ class DicomWebServer(Source):
                 tally.problems.append("the server gave a part of the series only (HTTP 206)")
         tally.compare(series, len(tally.received) - before + tally.failed - failed_before)
 
-    def _take(self, part: Iterator[bytes], study: str, series: str, tally: Tally) -> None:
+    def _take(self, part: Iterable[bytes], study: str, series: str, tally: Tally) -> None:
         """Take one instance, a file of PS3.10, in."""
-        writer: SpoolWriter | None = None
-        try:
-            head = bytearray()
-            for piece in part:
-                head += piece
-                if len(head) >= part10.HEAD_BYTES:
-                    break
-            offset, syntax = part10.split_file(head)
-            writer = self._intake.begin(bytes(head[:offset]) or part10.encode_file_meta("", "", syntax))
-            for piece in _chain(bytes(head[offset:]), part):
-                if writer.size + len(piece) > self._limit:
-                    raise InputError(Reason.UNREADABLE, f"object is larger than {self._limit >> 20} MiB")
-                _write(writer, piece)
-            header = self._read_header(writer, syntax)
+
+        def check(header: InstanceHeader) -> None:
             if (header.study_instance_uid, header.series_instance_uid) != (study, series):
                 raise InputError(Reason.UNREADABLE, "it is of a study or series that was not asked for")
-            self._intake.receive_dataset(writer, header, self._origin)
-            tally.received.add(header.sop_instance_uid)
+
+        arrival = Arrival(self._intake, self._limit)
+        try:
+            arrival.receive(part, self._origin, check)
         except InputError as error:
             tally.failed += 1
             log.warning("an instance is refused: %s", error, extra={"event": "store.refused", "peer": self.name})
         except PluginError as error:
             raise TransientError(str(error)) from error
-        finally:
-            if writer is not None:
-                writer.discard()
-
-    def _read_header(self, writer: SpoolWriter, syntax: str) -> InstanceHeader:
-        try:
-            return self._intake.read_header(writer, syntax)
-        except OSError as error:  # here alone: what requests raises while a body comes is an OSError too
-            raise TransientError(f"spool: {error.strerror}") from error
+        else:
+            assert arrival.header is not None
+            tally.received.add(arrival.header.sop_instance_uid)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -255,18 +239,6 @@ def _read_token(server: DicomWebSettings, home: Path) -> str:
     if not token.isprintable():
         raise SettingsError(f"dicomweb {server.name!r}: token_file: {file} holds more than one line")
     return token
-
-
-def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _write(writer: SpoolWriter, data: bytes) -> None:
-    try:
-        writer.write(data)
-    except OSError as error:
-        raise TransientError(f"spool: {error.strerror}") from error
 
 
 def _values(answer: dict[str, Any]) -> dict[str, str]:

@@ -7,35 +7,69 @@ from medd.errors import TransientError
 
 #: What may stand before the first delimiter, and the longest header of a part, bytes.
 _MAX_HEADER_BYTES = 1 << 16
+#: Fields in the header of a part; more are nobody's who means well.
+_MAX_FIELDS = 100
+
+
+class BadMultipart(TransientError):
+    """The body is no multipart body, or ends before its last delimiter: the way here has cut it, or its sender."""
+
+
+class Part:
+    """One part: an iterator over its content, piece by piece.
+
+    Attributes:
+        headers: Name in small letters → value.
+    """
+
+    def __init__(self, headers: dict[str, str], pieces: Iterator[bytes]) -> None:
+        self.headers, self._pieces = headers, pieces
+
+    def __iter__(self) -> "Part":
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+
+def parameters_of(value: str) -> tuple[str, dict[str, str]]:
+    """A header such as Content-Type (RFC 2045 section 5.1): its value in small letters, and its parameters."""
+    message = Message()
+    message["Content-Type"] = " ".join(value.split("\n"))
+    try:
+        found = message.get_params([("", "")], unquote=True)
+    except (ValueError, LookupError):  # an encoding (RFC 2231) that is none
+        return "", {}
+    parameters = {name.lower(): word for name, word in found[1:] if isinstance(word, str)}
+    return found[0][0].strip().lower(), parameters
 
 
 def boundary_of(content_type: str) -> bytes:
     """The boundary that a Content-Type names; b"" where it is not multipart or names none."""
-    message = Message()
-    message["Content-Type"] = content_type
-    boundary = message.get_boundary("") if message.get_content_maintype() == "multipart" else ""
-    return boundary.encode("latin-1", "replace")
+    kind, parameters = parameters_of(content_type)
+    if not kind.startswith("multipart/"):
+        return b""
+    return parameters.get("boundary", "").rstrip().encode("latin-1", "replace")
 
 
-def read_parts(chunks: Iterable[bytes], boundary: bytes) -> Iterator[Iterator[bytes]]:
-    """The content of each part, without its headers.
+def read_parts(chunks: Iterable[bytes], boundary: bytes) -> Iterator[Part]:
+    """The parts of a body.
 
     Args:
         chunks: The body.
         boundary: As `boundary_of` tells it.
 
     Yields:
-        The pieces of a part. What the caller leaves of them is skipped.
+        Each part. What the caller leaves of its content is skipped.
 
     Raises:
-        TransientError: The body ends before its last delimiter, or is none that was announced.
+        BadMultipart: The body ends before its last delimiter, or is none that was announced.
     """
     reader = _Reader(chunks, b"\r\n--" + boundary)
     for _ in reader.until_delimiter(_MAX_HEADER_BYTES):  # the preamble, which nobody is to read
         pass
     while not reader.at_end():
-        reader.skip_headers()
-        part = reader.until_delimiter()
+        part = Part(reader.read_headers(), reader.until_delimiter())
         yield part
         for _ in part:
             pass
@@ -50,38 +84,52 @@ class _Reader:
     def _more(self) -> None:
         chunk = next(self._chunks, None)
         if chunk is None:
-            raise TransientError("the multipart body ends before its last delimiter")
+            raise BadMultipart("the multipart body ends before its last delimiter")
         self._data += chunk
 
     def until_delimiter(self, limit: int = 0) -> Iterator[bytes]:
         """The bytes before the next delimiter, which is taken away."""
         seen = 0
-        while (place := self._data.find(self._delimiter)) < 0:
+        while True:
+            place = self._data.find(self._delimiter)
+            if place >= 0:
+                end = place + len(self._delimiter)
+                while len(self._data) < end + 2:
+                    self._more()
+                if self._data[end : end + 2] == b"--" or self._data[end] in b"\r \t":
+                    break
+                place = end  # the line goes on: the delimiter of a part that is multipart itself
             # A delimiter may have begun in what is there.
-            safe = len(self._data) - len(self._delimiter) + 1
+            safe = place if place >= 0 else len(self._data) - len(self._delimiter) + 1
             if safe > 0:
                 piece = bytes(self._data[:safe])
                 del self._data[:safe]
                 seen += safe
                 if limit and seen > limit:
-                    raise TransientError("the multipart body does not begin with a delimiter")
+                    raise BadMultipart("the multipart body does not begin with a delimiter")
                 yield piece
-            self._more()
+            if place < 0:
+                self._more()
         piece = bytes(self._data[:place])
-        del self._data[: place + len(self._delimiter)]
+        del self._data[:end]
         if piece:
             yield piece
 
     def at_end(self) -> bool:
         """Whether the delimiter was the last."""
-        while len(self._data) < 2:
-            self._more()
         return self._data.startswith(b"--")
 
-    def skip_headers(self) -> None:
-        # A part without headers has its empty line right behind the delimiter's.
+    def read_headers(self) -> dict[str, str]:
+        """The header of a part; one without any has its empty line right behind the delimiter's."""
         while (place := self._data.find(b"\r\n\r\n")) < 0:
             if len(self._data) > _MAX_HEADER_BYTES:
-                raise TransientError("the header of a part does not end")
+                break
             self._more()
+        if not 0 <= place <= _MAX_HEADER_BYTES:
+            raise BadMultipart("the header of a part does not end")
+        lines = bytes(self._data[:place]).replace(b"\r\n ", b" ").replace(b"\r\n\t", b" ").split(b"\r\n")[1:]
         del self._data[: place + 4]
+        if len(lines) > _MAX_FIELDS:
+            raise BadMultipart(f"the header of a part has too many fields. Received: {len(lines)}")
+        fields = (line.decode("utf-8", "replace").partition(":") for line in lines)
+        return {name.strip().lower(): value.strip() for name, _, value in fields}
