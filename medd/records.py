@@ -384,3 +384,14 @@ class ModelVersion:
     def ref(self) -> str:
         """The model as results name it: "name/version"."""
         return f"{self.name}/{self.version}"
+
+
+class UserRole(StrEnum):
+    """What a user of the web pages and their interfaces may do. Each may also do what those above it may."""
+
+    #: See studies and results, and say what the truth is.
+    READER = "reader"
+    #: Bring images, and deal with failed work.
+    OPERATOR = "operator"
+    #: Promote models, and read the audit trail.
+    ADMINISTRATOR = "administrator"
