@@ -45,12 +45,8 @@ class Truth:
         return self.labels[min(self.labels)]
 
 
-def find_instance(connection: Connection, key: str) -> int:
-    """The instance that a SOP Instance UID, a SHA-256 in hex, or an instance id names.
-
-    Raises:
-        SettingsError: There is none, or more than one.
-    """
+def find_instances(connection: Connection, key: str) -> list[int]:
+    """The instances that a SOP Instance UID, a SHA-256 in hex, or an instance id names: one, none, or several."""
     if re.fullmatch(r"[0-9a-fA-F]{64}", key):
         where = instance.c.sha256 == key.lower()
     elif re.fullmatch(r"[0-9]{1,18}", key):
@@ -58,14 +54,25 @@ def find_instance(connection: Connection, key: str) -> int:
     elif key:
         where = instance.c.sop_instance_uid == key
     else:
+        return []
+    return list(connection.scalars(sa.select(instance.c.id).where(where).order_by(instance.c.id)))
+
+
+def find_instance(connection: Connection, key: str) -> int:
+    """As `find_instances`, of the only one.
+
+    Raises:
+        SettingsError: There is none, or more than one.
+    """
+    if not key:
         raise SettingsError("no instance is named. Received: ''")
-    found = connection.scalars(sa.select(instance.c.id).where(where).order_by(instance.c.id)).all()
+    found = find_instances(connection, key)
     if not found:
         raise SettingsError(f"no instance of this UID, SHA-256 or id. Received: {key}")
     if len(found) > 1:
         ids = ", ".join(map(str, found))
         raise SettingsError(f"{key}: several instances have this UID; name one by its id. Received: {ids}")
-    return int(found[0])
+    return found[0]
 
 
 def annotate(connection: Connection, said: Annotation) -> bool:
