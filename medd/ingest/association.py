@@ -10,26 +10,23 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass
 
 from medd.dicom import commitment, part10
 from medd.errors import InputError, PluginError, TransientError
-from medd.ingest import pdu, wire
+from medd.ingest import negotiation, pdu, wire
 from medd.ingest.commitment import CommitmentDesk, Reply
 from medd.ingest.intake import Intake
+from medd.ingest.negotiation import Acceptance
 from medd.ingest.pdu import Command, ProtocolError
 from medd.ingest.places import Places
 from medd.ingest.sink import Sink
 from medd.ingest.wire import HandshakeFailed, PeerGone
-from medd.settings import ListenerSettings
 from medd.store.spool import SpoolWriter
 
 log = logging.getLogger(__name__)
 
 #: Below glibc's threshold for a mapping of its own, which would be made and unmade for each association.
 _BUFFER_BYTES = 120 << 10
-#: An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax has some 155 KiB.
-_MAX_ASSOCIATE_BYTES = 1 << 18
 _MAX_COMMAND_BYTES = 1 << 16
 #: A request for storage commitment of some 10,000 images.
 _MAX_REFERENCES_BYTES = 1 << 20
@@ -39,21 +36,6 @@ _MAX_OPEN_REPORTS = 100
 _MIN_REPORT_PDU_BYTES = 1 << 10
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """What a listener accepts.
-
-    Attributes:
-        settings: AE titles, limits.
-        transfer_syntaxes: By abstract syntax, those that are accepted.
-        desk: Answers what concerns storage commitment; None where its abstract syntax is not accepted.
-    """
-
-    settings: ListenerSettings
-    transfer_syntaxes: dict[str, frozenset[str]]
-    desk: CommitmentDesk | None = None
 
 
 class Association:
@@ -130,12 +112,14 @@ class Association:
         kind, length = self._read_pdu_header()
         if kind != pdu.ASSOCIATE_RQ:
             raise ProtocolError(f"A-ASSOCIATE-RQ expected. Received: PDU type {kind:#04x}")
-        if length > _MAX_ASSOCIATE_BYTES:
+        if length > negotiation.MAX_ASSOCIATE_BYTES:
             raise ProtocolError(f"A-ASSOCIATE-RQ of {length} bytes")
         body = b"".join(self._read(min(left, _BUFFER_BYTES)) for left in range(length, 0, -_BUFFER_BYTES))
         self._proposed = True
         request = pdu.decode_associate_rq(body)
-        refusal = self._refusal(request)
+        refusal = negotiation.refusal_of(request, self._acceptance.settings)
+        if refusal is None and (no_place := self._places.reserve(self)):
+            refusal = pdu.REJECT_CONGESTION, no_place
         if refusal is not None:
             answer, why = refusal
             log.warning("association rejected: %s", why, extra={"event": "association.rejected", "peer": self.peer})
@@ -143,43 +127,13 @@ class Association:
             return False
         wire.set_timeout(self._connection, self._acceptance.settings.network_timeout_s)
         self._calling_ae, self._max_length = request.calling_ae, request.max_length
-        results = []
-        for context in request.contexts:
-            supported = self._acceptance.transfer_syntaxes.get(context.abstract_syntax)
-            syntax = next((s for s in context.transfer_syntaxes if supported and s in supported), "")
-            if syntax:
-                self._contexts[context.id] = (context.abstract_syntax, syntax)
-                results.append((context.id, pdu.ACCEPTED, syntax))
-            else:
-                why_not = pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED if supported else pdu.ABSTRACT_SYNTAX_NOT_SUPPORTED
-                # The syntax of a refused context is not significant, but its item has to be there.
-                results.append((context.id, why_not, part10.IMPLICIT_VR_LITTLE_ENDIAN))
+        results, self._contexts = negotiation.choose_contexts(request, self._acceptance)
+        roles = negotiation.choose_roles(request, self._contexts)
         answer_pdu = pdu.encode_associate_ac(
-            body, results, part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME, self._roles(request)
+            body, results, part10.IMPLEMENTATION_CLASS_UID, part10.IMPLEMENTATION_VERSION_NAME, roles
         )
         self._connection.sendall(answer_pdu)
         return True
-
-    def _refusal(self, request: pdu.AssociateRequest) -> tuple[tuple[int, int, int], str] | None:
-        settings = self._acceptance.settings
-        if not request.protocol_version & 1:
-            return pdu.REJECT_PROTOCOL_VERSION, "unknown protocol version"
-        if request.application_context != pdu.APPLICATION_CONTEXT:
-            return pdu.REJECT_APPLICATION_CONTEXT, "unknown application context"
-        if settings.require_called_ae and request.called_ae.casefold() != settings.ae_title.casefold():
-            return pdu.REJECT_CALLED_AE, f"called AE title is not ours. Received: {request.called_ae}"
-        allowed = {title.casefold() for title in settings.allowed_calling_ae}
-        if allowed and request.calling_ae.casefold() not in allowed:
-            return pdu.REJECT_CALLING_AE, f"calling AE title is not allowed. Received: {request.calling_ae}"
-        if no_place := self._places.reserve(self):
-            return pdu.REJECT_CONGESTION, no_place
-        return None
-
-    def _roles(self, request: pdu.AssociateRequest) -> dict[str, tuple[int, int]]:
-        # PS3.7 section D.3.3.4: a role is accepted by repeating it. A peer that reports to us is SCP though it calls;
-        # for everything else the default holds, in which whoever calls is SCU.
-        accepted = any(abstract == commitment.PUSH_MODEL for abstract, _ in self._contexts.values())
-        return {uid: roles for uid, roles in request.roles.items() if uid == commitment.PUSH_MODEL and accepted}
 
     # Messages (PS3.7 section 9) ---------------------------------------------------------------------------------------
 

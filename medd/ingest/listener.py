@@ -16,9 +16,10 @@ from pynetdicom.sop_class import Verification
 from medd.dicom import commitment, part10, tls
 from medd.errors import SettingsError
 from medd.ingest import places, wire
-from medd.ingest.association import Acceptance, Association
+from medd.ingest.association import Association
 from medd.ingest.commitment import CommitmentDesk
 from medd.ingest.intake import Intake
+from medd.ingest.negotiation import Acceptance
 from medd.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
