@@ -10,7 +10,7 @@ from conformance import conformance
 
 from medd import hookspecs
 from medd.cli.main import app
-from medd.hookspecs import ClassifierSpec
+from medd.hookspecs import ClassifierSpec, Service, ServiceSpec
 from medd.records import Reason, Status
 
 DOCS = Path(__file__).parent
@@ -19,11 +19,12 @@ NOTE = "<!-- Made by `make docs` from the code; change that. -->\n"
 
 def commands(command: object, path: str) -> Iterator[tuple[str, object]]:
     """Every visible command below a click command, with its full name."""
-    children = getattr(command, "commands", None)
-    if children is None:
+    if not hasattr(command, "list_commands"):
         yield path, command
         return
-    for name, child in children.items():
+    context = command.make_context(path, [], resilient_parsing=True)  # type: ignore[attr-defined]
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)  # type: ignore[attr-defined]
         if not child.hidden:
             yield from commands(child, f"{path} {name}")
 
@@ -45,8 +46,8 @@ def hooks() -> str:
     for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
         if hasattr(function, "medd_spec"):
             text += f"\n## {name}\n\n`{name}{inspect.signature(function)}`\n\n{inspect.getdoc(function)}\n"
-    source = inspect.getsource(ClassifierSpec)
-    text += f"\n## ClassifierSpec\n\n```python\n{source}```\n"
+    for record in (ClassifierSpec, ServiceSpec, Service):
+        text += f"\n## {record.__name__}\n\n```python\n{inspect.getsource(record)}```\n"
     for title, words in (("Status", Status), ("Reason", Reason)):
         text += f"\n## {title}\n\n```python\n{inspect.getsource(words)}```\n"
     return text

@@ -37,6 +37,7 @@ def run(home: Path, images: int) -> int:
     home = home.absolute()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEDD_")}
     environment |= {"MEDD_LISTENER__PORT": "0", "MEDD_LOG__LEVEL": "WARNING", "MEDD_STUDY__QUIET_S": "1"}
+    environment["MEDD_WEB__ENABLED"] = "false"  # its port may be that of a medd which runs in earnest
     environment["MEDD_DESTINATION"] = json.dumps([{"type": "folder", "formats": ["json", "dicom"]}])
     say(f"1  starting the daemon: medd serve --home {home}")
     command = [sys.executable, "-m", "medd", "serve", "--home", str(home)]

@@ -13,14 +13,12 @@ A plugin is a module, installed under the entry-point group ``medd`` or laid int
         ...
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import pluggy
-from numpy.typing import NDArray
 
 from medd.records import (
     Attachment,
@@ -33,6 +31,13 @@ from medd.records import (
     StudyReport,
     Verdict,
 )
+
+if TYPE_CHECKING:  # `medd --help` loads this module, and must load nothing heavy with it
+    import numpy as np
+    import typer
+    from numpy.typing import NDArray
+
+    from medd.settings import Settings
 
 hookspec = pluggy.HookspecMarker("medd")
 
@@ -59,6 +64,32 @@ class ClassifierSpec:
     codes: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
+class Service(Protocol):
+    """What a service's ``build`` returns."""
+
+    #: For the log and the ready line, such as an address; never anything of a patient.
+    name: str
+
+    def run(self) -> None:
+        """Work until `stop` is called. Returning before that is a failure: it is started again."""
+
+    def stop(self) -> None:
+        """End `run` soon; called from another thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A long-running part of the daemon that a plugin brings: under `medd serve` a process of its own."""
+
+    #: As ``medd serve --only`` names it; unique among all plugins.
+    name: str
+    #: "module:function"; called in that process as ``build(settings: medd.settings.Settings) -> Service``. One that
+    #: raises a SettingsError stops the daemon at its start; any other error of medd's lets it be tried again later.
+    build: str
+    #: Whether ``medd serve`` runs it without being asked to. Called at start: be quick.
+    is_wanted: "Callable[[Settings], bool]" = lambda settings: True
+
+
 @hookspec
 def register_classifiers() -> Iterable[ClassifierSpec]:  # type: ignore[empty-body]
     """Return the classifiers this plugin brings. Called at start by the worker and by training."""
@@ -76,7 +107,7 @@ def instance_received(instance: Instance, header: InstanceHeader) -> None:
 
 @hookspec
 def explain_prediction(  # type: ignore[empty-body]
-    image: NDArray[np.float32], prediction: Prediction, classifier: Any
+    image: "NDArray[np.float32]", prediction: Prediction, classifier: Any
 ) -> Iterable[Attachment]:
     """Add what explains a prediction, before it is committed: ``image`` is the network's input, (size, size, channels).
 
@@ -95,6 +126,20 @@ def register_destinations() -> Iterable[type[Any]]:  # type: ignore[empty-body]
     """Return the kinds of destination this plugin brings: subclasses of `medd.deliver.destination.Destination`.
 
     Called at start by the daemon. ``[[destination]] type`` chooses one, and its own ``Settings`` check the other keys.
+    """
+
+
+@hookspec
+def register_services() -> Iterable[ServiceSpec]:  # type: ignore[empty-body]
+    """Return the long-running parts of the daemon that this plugin brings. Called at start by ``medd serve``."""
+
+
+@hookspec
+def register_commands(app: "typer.Typer") -> None:
+    """Add commands to the command line: ``app.command()(function)``, or ``app.add_typer(group, name="…")``.
+
+    Only plugins that are installed are asked: where ``plugins_dir`` lies is not known yet. Called for ``medd --help``
+    too: import what is heavy inside the command.
     """
 
 

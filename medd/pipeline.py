@@ -19,7 +19,7 @@ import pluggy
 
 from medd import plugins
 from medd.deliver import kinds
-from medd.errors import SettingsError
+from medd.errors import PluginError, SettingsError
 from medd.ingest import admission
 from medd.ingest.commitment import CommitmentDesk
 from medd.ingest.intake import Intake
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from medd.classify.classifier import LoadedModel
     from medd.classify.desk import ModelDesk
     from medd.deliver.stage import Deliverer
+    from medd.hookspecs import Service, ServiceSpec
 
-#: The parts of the daemon, each a process.
+#: The parts of the daemon, each a process. Plugins bring more of them: their services.
 STAGES = ("receive", "work", "deliver")
 
 
@@ -268,3 +269,27 @@ def build_deliverer(settings: Settings) -> "Deliverer":
         on_sent=planner(database, committing),
         rounds=Reporter(database, spool, settings, committing).run_once,
     )
+
+
+def find_services(settings: Settings) -> "dict[str, ServiceSpec]":
+    """What else runs under `medd serve`, by name.
+
+    Raises:
+        PluginError: A plugin cannot be used, or brings a part that is there already.
+    """
+    found = plugins.services(load_plugins(settings))
+    if taken := sorted(found.keys() & set(STAGES)):
+        raise PluginError(f"a plugin brings a service of the name of a part of medd. Received: {', '.join(taken)}")
+    return found
+
+
+def build_service(settings: Settings, name: str) -> "Service":
+    """A part of the daemon that a plugin brings.
+
+    Raises:
+        MeddError: There is none of this name, or it cannot be built.
+    """
+    found = find_services(settings)
+    if name not in found:
+        raise SettingsError(f"no part of the daemon has this name. Received: {name}")
+    return plugins.build_service(found[name], settings)

@@ -4,21 +4,25 @@ import importlib.util
 import inspect
 import logging
 import os
+import pkgutil
 import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pluggy
-from numpy.typing import NDArray
 
 from medd import hookspecs
 from medd.errors import PluginError
-from medd.hookspecs import ClassifierSpec
+from medd.hookspecs import ClassifierSpec, Service, ServiceSpec
 from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Verdict, is_storable
+
+if TYPE_CHECKING:  # `medd --help` loads this module, and must load nothing heavy with it
+    import numpy as np
+    import typer
+    from numpy.typing import NDArray
 
 GROUP = "medd"
 
@@ -100,6 +104,43 @@ def destinations(manager: pluggy.PluginManager) -> dict[str, type[Any]]:
     return _brought(manager, "register_destinations", "destination", "kind")
 
 
+def services(manager: pluggy.PluginManager) -> dict[str, ServiceSpec]:
+    """Every long-running part of the daemon that the plugins bring, by name.
+
+    Raises:
+        PluginError: Two plugins bring one of the same name.
+    """
+    return _brought(manager, "register_services", "service", "name")
+
+
+def build_service(spec: ServiceSpec, settings: Any) -> Service:
+    """What a service's ``build`` makes.
+
+    Raises:
+        PluginError: There is no such function.
+        MeddError: As the function says.
+    """
+    try:
+        build = pkgutil.resolve_name(spec.build)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(f"service {spec.name!r}: {spec.build} cannot be imported. Received: {error!r}") from error
+    service: Service = build(settings)
+    return service
+
+
+def add_commands(manager: pluggy.PluginManager, app: "typer.Typer") -> None:
+    """Let every plugin add its commands.
+
+    Raises:
+        PluginError: One fails at it.
+    """
+    for implementation in manager.hook.register_commands.get_hookimpls():
+        try:
+            implementation.function(*([app] if implementation.argnames else []))
+        except Exception as error:  # a stranger's code, at start
+            raise PluginError(f"plugin {implementation.plugin_name!r}: register_commands raised {error!r}") from error
+
+
 def _brought(manager: pluggy.PluginManager, hook_name: str, what: str, key: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     bringers: dict[str, str | None] = {}
@@ -150,7 +191,7 @@ def review(manager: pluggy.PluginManager, candidate: ModelVersion, champion: Mod
 
 
 def explain(
-    manager: pluggy.PluginManager, image: NDArray[np.float32], prediction: Prediction, classifier: Any
+    manager: pluggy.PluginManager, image: "NDArray[np.float32]", prediction: Prediction, classifier: Any
 ) -> Prediction:
     """Ask the plugins what explains a prediction; a name that is taken replaces what it names."""
     found = {one.name: one for one in prediction.attachments}

@@ -3,13 +3,14 @@
 A key that does not exist is an error, wherever it stands. ``config/medd.toml`` lists every key with its default.
 """
 
+import ipaddress
 import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from medd.errors import SettingsError
@@ -217,6 +218,55 @@ class ModelSettings(Section):
     classifier: str = "pneumonia"
 
 
+class WebSettings(Section):
+    """``[web]``: the reading room in the browser, and the interfaces of other programs."""
+
+    #: Whether `medd serve` runs it.
+    enabled: bool = True
+    #: Whether who comes must log in. Without it everybody is an administrator, and only this machine can be served.
+    login: bool = False
+    #: Address to listen on; "0.0.0.0" or "::" for every interface.
+    host: str = "127.0.0.1"
+    #: TCP port; 0 takes a free one.
+    port: int = Field(default=8080, ge=0, le=65535)
+    #: Names, besides this host's own and any address, by which browsers may call us.
+    allowed_hosts: tuple[str, ...] = ()
+    #: Addresses of proxies before us, which are believed who calls and whether by https.
+    trusted_proxies: tuple[str, ...] = ()
+    #: Hours until who logged in must do so again.
+    session_h: float = Field(default=12, gt=0, le=720)
+    #: Largest request with images, MiB.
+    max_upload_mib: int = Field(default=2048, ge=1)
+    #: Requests a second from one address over a while; 0 sets no limit.
+    max_requests_per_s: float = Field(default=100, ge=0)
+    #: With a certificate, the port speaks https only.
+    tls: TlsSettings = TlsSettings()
+
+    @field_validator("host", "allowed_hosts", "trusted_proxies")
+    @classmethod
+    def _is_guarded(cls, value: Any, info: ValidationInfo) -> Any:
+        # By another address, another name or a proxy others than the one before this machine come in.
+        near = is_loopback(value) if info.field_name == "host" else not value
+        if info.data.get("enabled", True) and not info.data.get("login", True) and not near:
+            raise ValueError("only this machine is served without log-in; set web.login = true, see `medd users`")
+        return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class WorklistSettings(Section):
+    """``[worklist]``: in which order studies are read."""
+
+    #: Minutes after which a study that nobody has read goes before all that wait less, whatever its score.
+    max_wait_min: float = Field(default=240, gt=0)
+
+
 class RetrainSettings(Section):
     """``[retrain]``: what `medd retrain` learns from."""
 
@@ -261,6 +311,8 @@ class Settings(BaseSettings):
     dicomweb: tuple[DicomWebSettings, ...] = ()
     pull: tuple[PullSettings, ...] = ()
     model: ModelSettings = ModelSettings()
+    web: WebSettings = WebSettings()
+    worklist: WorklistSettings = WorklistSettings()
     retrain: RetrainSettings = RetrainSettings()
     log: LogSettings = LogSettings()
 

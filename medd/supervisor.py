@@ -34,8 +34,9 @@ MAX_RESTART_DELAY_S = 30.0
 class _Child:
     """One stage's process."""
 
-    def __init__(self, arguments: Sequence[str], name: str, lock: int) -> None:
+    def __init__(self, arguments: Sequence[str], name: str, lock: int, *, is_service: bool) -> None:
         self._arguments, self.name, self._lock = arguments, name, lock
+        self.announcement, self.is_service = "", is_service
         self._failures = 0
         self.ready = threading.Event()
         self.was_ready = False
@@ -61,6 +62,10 @@ class _Child:
             if line.startswith("ready:"):
                 self.announcement = line.strip()
                 self.was_ready = True
+                if (
+                    self.is_service
+                ):  # the ready line of the daemon is the receiver's; where this one is must be told too
+                    log.info("%s is %s", self.name, self.announcement, extra={"event": "service.ready"})
                 self.ready.set()
 
     def plan_restart(self) -> float:
@@ -102,7 +107,7 @@ def serve(settings: Settings, stages: Sequence[str], command: Callable[[str, int
 
     Args:
         settings: The settings.
-        stages: Which of `medd.pipeline.STAGES`.
+        stages: Which of `medd.pipeline.STAGES` and of the services that plugins bring.
         command: Builds the command line of a child from its stage and index.
 
     Returns:
@@ -115,7 +120,7 @@ def serve(settings: Settings, stages: Sequence[str], command: Callable[[str, int
     stop = _stop_on_signals()
     locks = {stage: lock_stage(settings, stage) for stage in stages}
     children = [
-        _Child(command(stage, index), f"{stage}-{index}", locks[stage])
+        _Child(command(stage, index), f"{stage}-{index}", locks[stage], is_service=stage not in pipeline.STAGES)
         for stage in stages
         for index in range(settings.worker.processes if stage == "work" else 1)
     ]
@@ -203,9 +208,12 @@ def run_stage(settings: Settings, stage: str, index: int, *, supervised: bool) -
             receiver.stop()
     elif stage == "work":
         _run_until(stop, pipeline.build_worker(settings, index), f"worker {index} with {settings.model.classifier}")
-    else:
+    elif stage == "deliver":
         names = ", ".join(table.label for table in settings.destination) or "storage commitment only"
         _run_until(stop, pipeline.build_deliverer(settings), f"deliverer to {names}")
+    else:
+        service = pipeline.build_service(settings, stage)
+        _run_until(stop, service, service.name)
     # Without a signal it was a thread that ended, by a fault: the supervisor, or the service manager, starts us again.
     return 0 if stop.is_set() else 1
 

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medd import DISCLAIMER, __version__
 from medd.cli import (
@@ -16,6 +17,7 @@ from medd.cli import (
     drift,
     echo,
     evaluate,
+    explain,
     export,
     ingest,
     models,
@@ -29,8 +31,36 @@ from medd.cli import (
 )
 from medd.errors import MeddError, PluginError, SettingsError
 
+
+class _Commands(TyperGroup):
+    """The commands of medd, and those of plugins, which are loaded where none of medd's is meant."""
+
+    _brought: dict[str, Any] | None = None
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name."""
+        return super().get_command(ctx, cmd_name) or self._of_plugins().get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        return [*super().list_commands(ctx), *self._of_plugins()]
+
+    def _of_plugins(self) -> dict[str, Any]:
+        if self._brought is None:
+            from medd.plugins import add_commands, load_plugins
+
+            brought = typer.Typer()
+            brought.callback()(_options)  # without it, a single command would be the whole
+            add_commands(load_plugins(), brought)
+            self._brought = dict(typer.main.get_group(brought).commands)
+            if taken := sorted(self._brought.keys() & self.commands.keys()):
+                raise PluginError(f"a plugin brings a command that medd has already. Received: {', '.join(taken)}")
+        return self._brought
+
+
 app = typer.Typer(
     name="medd",
+    cls=_Commands,
     help=f"A batch classifier daemon for X-rays, beside a PACS.\n\n{DISCLAIMER}",
     no_args_is_help=True,
     add_completion=False,
@@ -45,6 +75,7 @@ app.command()(ingest.ingest)
 app.command()(classify.classify)
 app.command()(results.results)
 app.command()(results.worklist)
+app.command()(explain.explain)
 app.command()(annotate.annotate)
 app.command()(annotate.annotations)
 app.command()(train.train)

@@ -13,19 +13,21 @@ from medd.errors import SettingsError
 def serve(
     home: Home = None,
     config: Config = None,
-    only: Annotated[str, typer.Option(help="Only these parts, separated by commas: receive, work, deliver.")] = "",
+    only: Annotated[str, typer.Option(help="Only these parts, separated by commas: receive, work, deliver, web.")] = "",
 ) -> None:
-    """Run the daemon: receive images, score them, store the results, deliver them."""
+    """Run the daemon: receive images, score them, store the results, deliver them, show them to readers."""
     from medd import logs, pipeline, settings, supervisor
 
     loaded = settings.load(home, config)
     logs.configure(loaded.log.level, loaded.log.format)
+    services = pipeline.find_services(loaded)
+    parts = (*pipeline.STAGES, *services)
     standard = [name for name in pipeline.STAGES if name != "deliver" or pipeline.has_deliverer(loaded)]
+    standard += [name for name, service in services.items() if service.is_wanted(loaded)]
     stages = [name.strip() for name in only.split(",")] if only else standard
-    unknown = set(stages) - set(pipeline.STAGES)
-    if unknown:
-        raise SettingsError(f"--only: {', '.join(pipeline.STAGES)} expected. Received: {', '.join(sorted(unknown))}")
-    ordered = [name for name in pipeline.STAGES if name in stages]
+    if unknown := set(stages) - set(parts):
+        raise SettingsError(f"--only: {', '.join(parts)} expected. Received: {', '.join(sorted(unknown))}")
+    ordered = [name for name in parts if name in stages]
     if len(ordered) == 1 and (ordered != ["work"] or loaded.worker.processes == 1):
         raise typer.Exit(supervisor.run_stage(loaded, ordered[0], 0, supervised=False))
 

@@ -251,7 +251,7 @@ def test_a_mistake_in_the_environment_is_one_line(tmp_path: Path, variable: str,
 
 
 def test_a_part_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
-    assert "--only: receive, work, deliver expected" in refused(Daemon(tmp_path / "home"), "--only", "recieve")
+    assert "--only: receive, work, deliver, web expected" in refused(Daemon(tmp_path / "home"), "--only", "recieve")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--only", "receive")], ids=["whole", "receiver alone"])

@@ -143,6 +143,7 @@ def test_wheel_holds_plugins_migrations_and_settings(installed):
         "medd_hl7",
         "medd_pneumonia",
         "medd_transfer",
+        "medd_web",
         "medd_webhook",
     }
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]

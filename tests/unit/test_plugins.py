@@ -24,7 +24,9 @@ DOCUMENTED = [
     "model_promoted",
     "prediction_recorded",
     "register_classifiers",
+    "register_commands",
     "register_destinations",
+    "register_services",
     "review_candidate",
 ]
 

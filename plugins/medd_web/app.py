@@ -1,0 +1,59 @@
+"""The application: everything that answers under one port. Read this first."""
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from medd import DISCLAIMER, __version__
+from medd.settings import Settings
+from medd_web import problems
+from medd_web.auth import COOKIE
+from medd_web.context import Context
+from medd_web.csrf import OwnSiteOnly
+from medd_web.headers import Headers
+from medd_web.limits import Limits
+
+#: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
+PAGES: tuple[str, ...] = ()
+INTERFACES: tuple[str, ...] = ()
+#: Requests answered at one time; each may hold a connection to the database, of which there are 15.
+THREADS = 12
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+    app.state.context.close()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of the settings.
+
+    Raises:
+        MeddError: The database, the spool or a plugin cannot be used.
+    """
+    app = FastAPI(
+        title="medd",
+        version=__version__,
+        description=DISCLAIMER,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # these two load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.context = Context(settings)
+    problems.install(app)
+    for name in (*PAGES, *INTERFACES):
+        app.include_router(importlib.import_module(name).router, include_in_schema=name in INTERFACES)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    # The last one added is the first one asked.
+    app.add_middleware(Limits, settings=settings.web)
+    app.add_middleware(OwnSiteOnly, settings=settings.web, cookie=COOKIE)
+    app.add_middleware(Headers, https=bool(settings.web.tls.certificate))
+    return app

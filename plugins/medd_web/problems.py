@@ -1,0 +1,93 @@
+"""Answers that say what went wrong: a page to a person, problem details (RFC 9457) to a program."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from medd.errors import GateRefused, InputError, MeddError, ModelError, PeerRefused, SettingsError, TransientError
+from medd_web.context import page
+from medd_web.headers import ALWAYS
+
+log = logging.getLogger(__name__)
+
+#: Below these, programs ask; elsewhere people do.
+PROGRAMS = ("/api/", "/dicom-web/", "/metrics", "/health")
+
+#: What an error of medd's is in HTTP; the first that fits counts.
+STATUS_OF: tuple[tuple[type[MeddError], int], ...] = (
+    (TransientError, 503),
+    (InputError, 422),
+    (GateRefused, 409),
+    (ModelError, 409),
+    (PeerRefused, 502),
+    (SettingsError, 400),
+)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether it is a person who asks, and so is to be shown a page."""
+    return not request.url.path.startswith(PROGRAMS) and "text/html" in request.headers.get("accept", "")
+
+
+def answer(
+    request: Request, status: int, detail: str = "", headers: Mapping[str, str] | None = None, **more: Any
+) -> Response:
+    """The answer to a request that failed.
+
+    Args:
+        request: The request.
+        status: Of HTTP.
+        detail: One sentence for people; nothing of a patient.
+        headers: More headers.
+        more: More members of the problem details.
+    """
+    title = HTTPStatus(status).phrase
+    response: Response
+    if wants_page(request):
+        response = page(request, "error.html", status=status, title=title, detail=detail)
+    else:
+        body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+        response = JSONResponse(body, status, media_type="application/problem+json")
+    response.headers.update(headers or {})
+    return response
+
+
+def install(app: FastAPI) -> None:
+    """Let an application answer so to every error."""
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(MeddError, _expected)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code < 400 or error.status_code in (204, 304):
+        return Response(status_code=error.status_code, headers=error.headers)
+    return answer(request, error.status_code, str(error.detail), error.headers)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # What was received is not repeated: it may be a password, or of a patient.
+    faults = [{"where": ".".join(map(str, one["loc"])), "what": one["msg"]} for one in error.errors()]
+    detail = "; ".join(f"{one['where']}: {one['what']}" for one in faults)
+    return answer(request, 422, detail, errors=faults)
+
+
+def _expected(request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
+    if status >= 500:
+        log.error("a request failed: %s", error, extra={"event": "web.failed", "reason": type(error).__name__})
+    return answer(request, status, str(error), {"Retry-After": "5"} if status == 503 else None)
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    # Asked outside of all our layers, so that their headers have to be set here.
+    return answer(request, 500, "This is a fault of medd; its log says more.", ALWAYS)

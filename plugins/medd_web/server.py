@@ -1,0 +1,100 @@
+"""The web server as a part of the daemon."""
+
+import socket
+from typing import TYPE_CHECKING
+
+from medd.dicom.tls import server_context
+from medd.errors import SettingsError, TransientError
+from medd.settings import Settings
+from medd_web import is_installed
+
+if TYPE_CHECKING:
+    from medd_web.context import Context
+
+#: Seconds in which requests that are being answered may finish when we stop.
+GRACE_S = 5
+#: Connections at one time; beyond them the answer is 503.
+MAX_CONNECTIONS = 500
+
+
+class WebServer:
+    """A port and the application behind it.
+
+    Attributes:
+        name: For the ready line.
+        url: Where it answers.
+        context: What the application works with.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        wanted = settings.web
+        tls = server_context(wanted.tls, settings.home, "web.tls") if wanted.tls.certificate else None
+        # First of all, as it is the one thing that may have to be tried again.
+        self._socket = _bind(wanted.host, wanted.port)
+        import uvicorn
+
+        from medd_web.app import create_app
+        from medd_web.context import get_context_of
+
+        try:
+            app = create_app(settings)
+        except BaseException:
+            self._socket.close()
+            raise
+        self.context: Context = get_context_of(app)
+        options: dict[str, object] = {"ssl_context_factory": lambda *_: tls} if tls else {}
+        if wanted.trusted_proxies:
+            options["forwarded_allow_ips"] = list(wanted.trusted_proxies)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,  # addresses of pages hold ids of patients
+                server_header=False,
+                proxy_headers=bool(wanted.trusted_proxies),
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=GRACE_S,
+                **options,  # type: ignore[arg-type]
+            )
+        )
+        shown = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
+        self.url = f"{'https' if tls else 'http'}://{shown}:{self._socket.getsockname()[1]}/"
+        self.name = f"reading room at {self.url}"
+
+    @property
+    def is_started(self) -> bool:
+        """Whether requests are answered."""
+        return self._server.started
+
+    def run(self) -> None:
+        """Answer requests until `stop`."""
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Answer what is being asked, and no more."""
+        self.context.stopping.set()
+        self._server.should_exit = True
+
+
+def build(settings: Settings) -> WebServer:
+    """The web server of the settings, with its port bound.
+
+    Raises:
+        SettingsError: Something in the settings is wrong, or the extra is not installed.
+        TransientError: The port is taken, or the database away.
+    """
+    if not is_installed():
+        raise SettingsError("web: the extra is not installed; install it with: pip install 'medd[web]'")
+    return WebServer(settings)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:  # it may be free later; images are received without it
+        reason = error.strerror or str(error)
+        raise TransientError(f"web.host: {host} port {port} cannot be bound. Received: {reason}") from error
