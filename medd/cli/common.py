@@ -4,17 +4,18 @@ import csv
 import getpass
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
 
-from medd.errors import SettingsError
+from medd.rows import csv_cells, parse_since, plain
+
+__all__ = ["Config", "Format", "Home", "parse_since", "plain", "user_name", "write_rows"]
 
 Home = Annotated[
     Path | None,
@@ -43,32 +44,6 @@ def user_name() -> str:
         return f"uid {os.getuid()}"
 
 
-def parse_since(text: str) -> datetime:
-    """A moment: "30m", "24h" or "7d" ago, or an ISO 8601 date or time (UTC where it names no zone).
-
-    Raises:
-        SettingsError: It is neither.
-    """
-    if match := re.fullmatch(r"(\d{1,6})([mhd])", text):
-        unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
-        try:
-            return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
-        except OverflowError:
-            return datetime.min.replace(tzinfo=UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"--since: 30m, 24h, 7d or an ISO 8601 time expected. Received: {text!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it; times as RFC 3339 in UTC."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return value
-
-
 def write_rows(
     rows: Iterable[Mapping[str, Any]],
     columns: Sequence[str],
@@ -93,26 +68,15 @@ def write_rows(
     if writer:
         writer.writerow(columns)
     for row in rows:
-        values = {name: plain(value) for name, value in row.items()}
         if writer:
-            cells = (values.get(name) for name in columns)
-            writer.writerow([_cell(json.dumps(cell) if isinstance(cell, dict | list) else cell) for cell in cells])
-        elif style is Format.JSONL:
-            out.write(json.dumps(values) + "\n")
+            writer.writerow(csv_cells(row, columns))
         else:
-            out.write(("[" if count == 0 else ",") + "\n  " + json.dumps(values))
+            line = json.dumps({name: plain(value) for name, value in row.items()})
+            out.write(f"{line}\n" if style is Format.JSONL else ("[" if count == 0 else ",") + f"\n  {line}")
         count += 1
     if style is Format.JSON:
         out.write("\n]\n" if count else "[]\n")
     return count
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    # A spreadsheet runs a cell that begins so as a formula, and a peer chooses what stands in some of them.
-    value = f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
-    return value.encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
 
 
 def _write_table(rows: Iterable[Mapping[str, Any]], shown: Sequence[str], out: IO[str]) -> int:

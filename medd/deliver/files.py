@@ -19,6 +19,7 @@ from medd.deliver.destination import Destination, Objects, Sent
 from medd.deliver.rows import COLUMNS, as_dict, as_row
 from medd.errors import TransientError
 from medd.records import StudyReport
+from medd.rows import csv_cells
 
 
 class FolderDestination(Destination):
@@ -85,15 +86,8 @@ def _csv(report: StudyReport) -> bytes:
     writer.writerow([*COLUMNS, "disclaimer"])
     for image in report.images:
         row = as_row(report, image)
-        writer.writerow([_cell(row[name]) for name in COLUMNS] + [DISCLAIMER])
+        writer.writerow([*csv_cells(row, COLUMNS), DISCLAIMER])
     return out.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    # A spreadsheet runs a cell that begins so as a formula, and a peer chooses what stands in some of them.
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
 
 
 def _part10(dataset: Dataset) -> bytes:
