@@ -21,6 +21,7 @@ from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction, Reason
 from medd.store.repository import Location, locate, record_predictions, record_shadow, set_not_assessed
 from medd.store.spool import Spool
+from medd.store.tally import refresh
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ class ClassifyStage:
                         # Every other refusal comes from decoding, before a model is asked.
                         refused_by = ref if outcome.reason is Reason.UNFAMILIAR else None
                         set_not_assessed(connection, job.instance_id, outcome.reason, str(outcome), refused_by)
+                refresh(connection, [job.instance_id for job, _ in settled])
                 # In the same transaction: what is scored will be told. History that is scored again is not: years of
                 # it would flood whoever reads the PACS.
                 live = [job.instance_id for job, _ in settled if job.priority < RESCORE_PRIORITY]

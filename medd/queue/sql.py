@@ -15,6 +15,7 @@ from medd.store.clock import from_now, reached
 from medd.store.database import Database
 from medd.store.outbox import Outbox
 from medd.store.tables import instance, job, prediction
+from medd.store.tally import refresh
 
 #: Jobs that `rescore` brings back in one transaction.
 _AT_ONCE = 1000
@@ -187,6 +188,7 @@ class SqlQueue:
             again = {"status": Status.PENDING, "reason": None, "detail": None}
             failed = instance.c.id.in_(ids) & (instance.c.status == Status.FAILED)
             connection.execute(instance.update().where(failed).values(**again))
+            refresh(connection, ids)
         return len(ids)
 
     def rescore(self, kind: str, model: str, since: datetime | None = None) -> int:
@@ -252,4 +254,6 @@ class SqlQueue:
         # What was scored before, and could not be scored again, keeps what is known of it.
         waiting = instance.c.id.in_(ids) & (instance.c.status == Status.PENDING)
         changed = instance.update().where(waiting).values(**failed).returning(instance.c.id)
-        self.outbox.open(connection, connection.scalars(changed).all())
+        given_up = connection.scalars(changed).all()
+        refresh(connection, given_up)
+        self.outbox.open(connection, given_up)

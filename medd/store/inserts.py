@@ -17,6 +17,7 @@ from medd.records import UNREPORTED, Reason, Status
 from medd.store.database import Database
 from medd.store.outbox import Outbox, study_key
 from medd.store.tables import instance
+from medd.store.tally import count_in_statement, counted, refresh_statement
 
 #: What an instance has when it comes in.
 _COLUMNS = tuple(column.name for column in instance.columns if column.name not in ("id", "refused_by"))
@@ -60,6 +61,9 @@ class InstanceInserter:
             f" WHERE instance_id = {id_} AND state = 'dead'",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
         )
+        self._count_in = count_in_statement(mark)
+        lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"
+        self._recount = (*(() if database.is_sqlite else (lock,)), refresh_statement(mark))
         self._open = outbox.statement(mark)
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
 
@@ -109,8 +113,10 @@ class InstanceInserter:
             # On SQLite the write lock is taken at once: a transaction that reads first could not get it later.
             cursor.execute("BEGIN IMMEDIATE" if self._database.is_sqlite else "BEGIN")
             # In one order everywhere, so that two receivers with the same images wait for each other, not deadlock.
-            unique = {row["sha256"]: row for row in rows}
-            added = {sha256: self._add(cursor, unique[sha256]) for sha256 in sorted(unique)}
+            unique = {row["sha256"]: self._moments(row) for row in rows}
+            revived: set[str] = set()
+            added = {sha256: self._add(cursor, unique[sha256], revived) for sha256 in sorted(unique)}
+            self._count(cursor, unique, added, revived)
             # What a model will never see is told of as well: no answer at all would pass for "nothing found".
             refused = (row for sha256, row in unique.items() if added[sha256].new and _is_told_of(row))
             for opened in self._outbox.rows({study_key(row["study_instance_uid"], row["sha256"]) for row in refused}):
@@ -132,14 +138,27 @@ class InstanceInserter:
         pooled.detach()
         return pooled
 
-    def _add(self, cursor: Any, row: dict[str, Any]) -> Added:
-        found = cursor.execute(self._insert, self._moments(row)).fetchone()
+    def _count(self, cursor: Any, rows: dict[str, dict[str, Any]], added: dict[str, Added], revived: set[str]) -> None:
+        """Keep the rows of the studies, in one order everywhere; one that is made anew comes after its new images."""
+        changed = [sha256 for sha256, one in added.items() if one.new or sha256 in revived]
+        keyed = ((study_key(rows[sha256]["study_instance_uid"], sha256), sha256) for sha256 in changed)
+        now = self._moments({"changed_at": datetime.now(UTC)})
+        for key, _, sha256 in sorted((key, sha256 in revived, sha256) for key, sha256 in keyed):
+            if sha256 not in revived:
+                cursor.execute(self._count_in, counted(rows[sha256], key, added[sha256].id, **now))
+                continue
+            for statement in self._recount:
+                cursor.execute(statement, {"study": key} | now)
+
+    def _add(self, cursor: Any, row: dict[str, Any], revived: set[str]) -> Added:
+        found = cursor.execute(self._insert, row).fetchone()
         if found is None:
             id_, status, reason = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
             if status == Status.FAILED:
                 # Sent again after the work on it failed for good: the sender wants it tried again.
                 for statement in self._revive:
                     cursor.execute(statement, {"id": id_, "spool": self._spool})
+                revived.add(row["sha256"])
                 status, reason = Status.PENDING, None
             return Added(id_, False, Status(status), Reason(reason) if reason else None)
         if row["status"] == Status.PENDING:

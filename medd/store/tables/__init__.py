@@ -7,6 +7,7 @@ from medd.store.tables.base import Id, UtcDateTime, metadata
 from medd.store.tables.delivery import commitment, delivery, pulled, report, sent
 from medd.store.tables.images import annotation, attachment, instance, job, prediction
 from medd.store.tables.models import model_event, model_version
+from medd.store.tables.studies import study
 from medd.store.tables.view import RESULTS_VIEW, results
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "report",
     "results",
     "sent",
+    "study",
 ]
