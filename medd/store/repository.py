@@ -101,6 +101,9 @@ class ResultFilter:
     study: str | None = None
     status: Status | None = None
     limit: int | None = None
+    #: Only what comes behind this place in the order: `received_at` and `instance_id` of a row.
+    after: tuple[datetime, int] | None = None
+    instance_id: int | None = None
 
 
 #: The columns of a result, in the order of `medd results --format csv`.
@@ -123,6 +126,11 @@ def find_results(connection: Connection, wanted: ResultFilter) -> Iterator[dict[
         statement = statement.where(results.c.study_instance_uid == wanted.study)
     if wanted.status is not None:
         statement = statement.where(results.c.status == wanted.status)
+    if wanted.instance_id is not None:
+        statement = statement.where(results.c.instance_id == wanted.instance_id)
+    if wanted.after is not None:
+        at, id_ = sa.literal(wanted.after[0], results.c.received_at.type), sa.literal(wanted.after[1])
+        statement = statement.where(sa.tuple_(results.c.received_at, results.c.instance_id) < sa.tuple_(at, id_))
     statement = statement.order_by(results.c.received_at.desc(), results.c.instance_id.desc()).limit(wanted.limit)
     streamed = connection.execution_options(yield_per=1000)
     for row in streamed.execute(statement):
