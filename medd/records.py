@@ -68,6 +68,9 @@ class Reason(StrEnum):
 #: sent back to us by a PACS that forwards everything, are among it.
 UNREPORTED = frozenset((Reason.NOT_AN_IMAGE, Reason.REPORT_OBJECT, Reason.NOT_A_RADIOGRAPH, Reason.DERIVED_IMAGE))
 
+#: Why a study is not reported whose images are not all of one patient. No instance is "failed" by it.
+PATIENT_CONFLICT = "patient_conflict"
+
 
 class MediaType(StrEnum):
     """How the bytes of an instance are encoded."""
@@ -395,3 +398,13 @@ class UserRole(StrEnum):
     OPERATOR = "operator"
     #: Promote models, and read the audit trail.
     ADMINISTRATOR = "administrator"
+
+
+class AuditOutcome(StrEnum):
+    """What became of what somebody wanted to do."""
+
+    SUCCESS = "success"
+    #: He may not, or did not prove who he is.
+    REFUSED = "refused"
+    #: He may, and it did not work.
+    FAILED = "failed"

@@ -121,6 +121,7 @@ class OrthancArchive:
     Args:
         folder: Is made.
         known: Whom it may send to by C-MOVE: AE title → port on the loopback interface.
+        port: Where it listens for DICOM; else a free one.
         dicomweb: Whether it offers DICOMweb; needs Debian's package orthanc-dicomweb.
         users: Names and passwords; without any, everybody may ask.
         more: Other keys of Orthanc's configuration.
@@ -133,6 +134,7 @@ class OrthancArchive:
         folder: Path,
         known: Mapping[str, int] | None = None,
         *,
+        port: int | None = None,
         dicomweb: bool = False,
         users: Mapping[str, str] | None = None,
         more: Mapping[str, Any] | None = None,
@@ -142,7 +144,7 @@ class OrthancArchive:
             message = "orthanc-dicomweb not installed"
             pytest.fail(message) if os.environ.get("MEDD_REQUIRE_PEERS") == "1" else pytest.skip(message)
         folder.mkdir(parents=True)
-        self.folder, self.port, self.http_port = folder, free_port(), free_port()
+        self.folder, self.port, self.http_port = folder, port or free_port(), free_port()
         configuration = {
             "Name": "archive",
             "StorageDirectory": str(folder / "storage"),
@@ -190,7 +192,15 @@ class OrthancArchive:
             return False
 
     def get(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=30) as answer:
+            return bytes(answer.read())
+
+    def post(self, path: str, data: bytes) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data)
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def hold(self, datasets: Iterable[Dataset]) -> None:
@@ -198,9 +208,7 @@ class OrthancArchive:
         for number, dataset in enumerate(datasets):
             file = self.folder / f"{time.monotonic_ns()}-{number}.dcm"
             dataset.save_as(file, enforce_file_format=True)
-            url = f"http://127.0.0.1:{self.http_port}/instances"
-            with urllib.request.urlopen(urllib.request.Request(url, file.read_bytes()), timeout=60) as answer:
-                assert answer.status == 200
+            self.post("/instances", file.read_bytes())
 
     def stop(self) -> None:
         if self.process is not None:

@@ -14,10 +14,7 @@ from medd.errors import InputError
 from medd.hookspecs import ClassifierSpec
 from medd.imaging import load
 from medd.imaging.overlay import capture
-from medd.records import ImageResult, MediaType, Prediction, Reason, Status, StudyReport
-
-#: What `InputError` says when images are not all of one patient. No instance is "failed" by it.
-PATIENT_CONFLICT = "patient_conflict"
+from medd.records import PATIENT_CONFLICT, ImageResult, MediaType, Prediction, Reason, Status, StudyReport
 
 #: The kinds of objects there are.
 KINDS = ("sr", "sc", "gsps")

@@ -15,6 +15,7 @@ from medd import __version__
 from medd.dicom.derived import derive_uid
 from medd.errors import InputError
 from medd.records import (
+    PATIENT_CONFLICT,
     UNREPORTED,
     Attachment,
     ImageResult,
@@ -74,7 +75,7 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
     # Sorted here: databases differ in how they order text, and the order is part of what a report says.
     rows = sorted(connection.execute(wanted), key=lambda row: (row.sop_instance_uid, row.sha256))
     if len({row.patient_id for row in rows}) > 1:
-        raise InputError(Reason.UNREADABLE, "the images of the study name different patients: nothing is sent")
+        raise InputError(PATIENT_CONFLICT, "the images of the study name different patients: nothing is sent")
     found = _attachments(connection, [row.id for row in rows if row.model])
     images = [_image(row, spool, found.get((row.id, row.model), ())) for row in rows]
     return images, rows[0].patient_id if rows else "", rows[0].accession_number if rows else ""

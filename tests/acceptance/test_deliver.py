@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from medd.testing import cheap_series
-from tests.integration.test_orthanc import Orthanc
+from tests.peers import OrthancArchive
 from tests.support import Daemon, free_port, running, wait_until
 
 pytestmark = pytest.mark.peers
@@ -40,7 +40,7 @@ def deliver(tmp_path: Path, studies: int, kills: int, seed: int) -> None:
     dicom_port = free_port()
     daemon = Daemon(tmp_path / "home")
     (daemon.home / "medd.toml").write_text(SETTINGS.format(port=dicom_port))
-    orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port)
+    orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": daemon.port}, port=dicom_port).start()
     chance = random.Random(seed)
     films = tmp_path / "films"
     films.mkdir()

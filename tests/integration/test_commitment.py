@@ -43,7 +43,7 @@ from medd.store.tables import commitment as table
 from medd.store.tables import sent
 from tests.certificates import Authority
 from tests.integration.test_listener import empty_database, exchange, films, mutate
-from tests.integration.test_orthanc import Orthanc
+from tests.peers import OrthancArchive
 from tests.support import (
     DX,
     EXPLICIT,
@@ -1106,7 +1106,7 @@ def test_a_claim_that_dies_with_its_process_comes_back(
 @pytest.mark.peers
 def test_orthanc_asks_us_and_is_told(tmp_path: Path, site: Callable[..., Site]) -> None:
     port = free_port()
-    orthanc = Orthanc(tmp_path / "orthanc", port)
+    orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": port}).start()
     try:
         dicom_port = orthanc.get("/system")["DicomPort"]
         there = PeerSettings(name="orthanc", host="127.0.0.1", port=dicom_port, ae_title="ORTHANC", timeout_s=10)
@@ -1136,7 +1136,7 @@ def test_orthanc_is_asked_and_tells_our_listener(tmp_path: Path, site: Callable[
     from medd.testing import cheap_series
 
     port = free_port()
-    orthanc = Orthanc(tmp_path / "orthanc", port)
+    orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": port}).start()
     try:
         here = site(port=port)
         objects = []

@@ -22,8 +22,7 @@ from medd.dicom.network import associate
 from medd.errors import PeerRefused, TransientError
 from medd.ingest.pdu import decode_associate_rq, encode_associate_ac, encode_associate_rj
 from medd.testing import cheap_series, dicom_radiograph
-from tests.integration.test_orthanc import Orthanc
-from tests.peers import Dcmqrscp, send
+from tests.peers import Dcmqrscp, OrthancArchive, send
 from tests.studies import NAMES, film_bytes, padded
 from tests.support import EXPLICIT, Daemon, free_port, running, wait_until
 
@@ -57,11 +56,11 @@ def make_daemon(folder: Path, port: int, ae_title: str = "ORTHANC", more: str = 
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[Daemon, Orthanc]]:
+def site(tmp_path: Path) -> Iterator[tuple[Daemon, OrthancArchive]]:
     """A medd that delivers to an Orthanc, and an Orthanc that forwards to that medd."""
     dicom_port = free_port()
     daemon = make_daemon(tmp_path / "home", dicom_port)
-    orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port)
+    orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": daemon.port}, port=dicom_port).start()
     try:
         with running(daemon):
             yield daemon, orthanc
@@ -69,7 +68,7 @@ def site(tmp_path: Path) -> Iterator[tuple[Daemon, Orthanc]]:
         orthanc.stop()
 
 
-def by_class(orthanc: Orthanc, study: str) -> dict[str, list[dict[str, Any]]]:
+def by_class(orthanc: OrthancArchive, study: str) -> dict[str, list[dict[str, Any]]]:
     """What an Orthanc has of a study: SOP class → its instances' tags."""
     found: dict[str, list[dict[str, Any]]] = {}
     for wanted in orthanc.post("/tools/lookup", study.encode()):
@@ -79,11 +78,11 @@ def by_class(orthanc: Orthanc, study: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def has_all(orthanc: Orthanc, study: str, reports: int = 1) -> Callable[[], bool]:
+def has_all(orthanc: OrthancArchive, study: str, reports: int = 1) -> Callable[[], bool]:
     return lambda: len(by_class(orthanc, study).get(SR, [])) == reports
 
 
-def store(orthanc: Orthanc, *datasets: pydicom.Dataset, folder: Path) -> list[str]:
+def store(orthanc: OrthancArchive, *datasets: pydicom.Dataset, folder: Path) -> list[str]:
     ids = []
     for number, dataset in enumerate(datasets):
         path = folder / f"{time.monotonic_ns()}-{number}.dcm"
@@ -92,7 +91,7 @@ def store(orthanc: Orthanc, *datasets: pydicom.Dataset, folder: Path) -> list[st
     return ids
 
 
-def forward(orthanc: Orthanc, ids: list[str]) -> None:
+def forward(orthanc: OrthancArchive, ids: list[str]) -> None:
     assert orthanc.post("/modalities/medd/store", json.dumps(ids).encode())["FailedInstancesCount"] == 0
 
 
@@ -175,7 +174,7 @@ def test_an_archive_that_was_away_gets_everything_once_when_it_is_back(tmp_path)
         assert daemon.medd("ingest", str(folder)).returncode == 0
         wait_until(lambda: daemon.query("SELECT count(*) FROM delivery WHERE error IS NOT NULL")[0][0] > 0, 60)
         assert set(delivered(daemon)) <= {"pending", "running"}, "an archive that is away is no reason to give up"
-        orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port)
+        orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": daemon.port}, port=dicom_port).start()
         try:
             wait_until(lambda: delivered(daemon) == {"done": 12}, 120, "all deliveries")
             statistics = orthanc.get("/statistics")
@@ -187,7 +186,9 @@ def test_an_archive_that_was_away_gets_everything_once_when_it_is_back(tmp_path)
 def test_an_archive_that_rejects_our_ae_title_makes_deliveries_dead_at_once_and_says_why(tmp_path):
     dicom_port = free_port()
     daemon = make_daemon(tmp_path / "home", dicom_port, "NOBODY")
-    orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port, DicomCheckCalledAet=True)
+    orthanc = OrthancArchive(
+        tmp_path / "orthanc", {"MEDD": daemon.port}, port=dicom_port, more={"DicomCheckCalledAet": True}
+    ).start()
     try:
         with running(daemon):
             film = dicom_radiograph(1, size=256)
@@ -252,7 +253,7 @@ def test_dcmqrscp_takes_everything_and_finds_it_in_its_study(tmp_path):
 def test_an_archive_is_asked_to_take_responsibility_for_what_it_was_sent(tmp_path):
     dicom_port = free_port()
     daemon = make_daemon(tmp_path / "home", dicom_port, more="commitment = true\n")
-    orthanc = Orthanc(tmp_path / "orthanc", daemon.port, dicom_port)
+    orthanc = OrthancArchive(tmp_path / "orthanc", {"MEDD": daemon.port}, port=dicom_port).start()
     try:
         with running(daemon):
             film = dicom_radiograph(1, size=256)

@@ -3,70 +3,18 @@
 import json
 import os
 import subprocess
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
 from pydicom import uid
 
 from medd.testing import cheap_series, dicom_radiograph
-from tests.support import Daemon, free_port, require, running, wait_until
+from tests.peers import OrthancArchive
+from tests.support import Daemon, require, running, wait_until
 
 pytestmark = pytest.mark.peers
-
-
-class Orthanc:
-    """An Orthanc with its storage in a temporary folder, which knows medd as a modality."""
-
-    def __init__(self, folder: Path, medd_port: int, dicom_port: int | None = None, **options: Any) -> None:
-        [program] = require("Orthanc")
-        folder.mkdir()
-        self.port = free_port()
-        configuration = {
-            "Name": "peer",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.port,
-            "DicomPort": dicom_port or free_port(),
-            "DicomAet": "ORTHANC",
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomModalities": {"medd": ["MEDD", "127.0.0.1", medd_port]},
-            "Plugins": [],
-            "TranscodeDicomProtocol": False,
-            **options,
-        }
-        (folder / "orthanc.json").write_text(json.dumps(configuration))
-        with (folder / "log").open("wb") as log:
-            environment = os.environ | {"TCP_NODELAY": "1"}
-            command = [program, str(folder / "orthanc.json")]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        wait_until(self._is_up, what="Orthanc's start")
-
-    def _is_up(self) -> bool:
-        with suppress(OSError):
-            return bool(self.get("/system"))
-        return False
-
-    def get(self, path: str) -> Any:
-        return json.loads(self.read(path))
-
-    def read(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-            return bytes(answer.read())
-
-    def post(self, path: str, data: bytes) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
 
 
 @pytest.fixture
@@ -76,8 +24,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def orthanc(tmp_path: Path, daemon: Daemon) -> Iterator[Orthanc]:
-    started = Orthanc(tmp_path / "orthanc", daemon.port)
+def orthanc(tmp_path: Path, daemon: Daemon) -> Iterator[OrthancArchive]:
+    started = OrthancArchive(tmp_path / "orthanc", {"MEDD": daemon.port}).start()
     yield started
     started.stop()
 
@@ -105,7 +53,7 @@ def statuses(daemon: Daemon) -> dict[str, str]:
 
 
 def test_orthanc_forwards_films_of_every_encoding_and_each_is_scored(
-    tmp_path: Path, daemon: Daemon, orthanc: Orthanc
+    tmp_path: Path, daemon: Daemon, orthanc: OrthancArchive
 ) -> None:
     orthanc.post("/modalities/medd/echo", b"{}")
     files = write_films(tmp_path / "films")
@@ -127,7 +75,7 @@ def test_orthanc_forwards_films_of_every_encoding_and_each_is_scored(
 
 
 def test_orthanc_forwards_a_study_and_a_lateral_view_is_no_error_to_it(
-    tmp_path: Path, daemon: Daemon, orthanc: Orthanc
+    tmp_path: Path, daemon: Daemon, orthanc: OrthancArchive
 ) -> None:
     frontal, lateral = dicom_radiograph(7, size=256), dicom_radiograph(7, size=256, ViewPosition="LL")
     for number, dataset in enumerate((frontal, lateral)):

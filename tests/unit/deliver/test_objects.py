@@ -10,11 +10,11 @@ from pydicom.tag import Tag
 from pynetdicom.dsutils import encode
 
 from medd import plugins
-from medd.deliver.objects import KINDS, PATIENT_CONFLICT, ReportObjects, codes_of
+from medd.deliver.objects import KINDS, ReportObjects, codes_of
 from medd.dicom.source import lenient
 from medd.errors import InputError, TransientError
 from medd.hookspecs import ClassifierSpec
-from medd.records import MediaType, Reason, Status
+from medd.records import PATIENT_CONFLICT, MediaType, Reason, Status
 from tests.studies import CODES, NAMES, film, film_bytes, image, padded, prediction, report, saved
 
 #: Those whose bytes hang on the character set (PS3.5 section 6.1.2.2).
