@@ -6,6 +6,7 @@ different cells, so the pipeline runs once over those and the pixels are looked 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,6 +16,23 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """An image with all its grey values, for a viewer that chooses the window itself."""
+
+    #: (H, W) uint8 or uint16: the level of each pixel.
+    pixels: NDArray[Any]
+    #: (levels,) uint8: how the object asks each level to be shown, 255 = white.
+    shown: NDArray[np.uint8]
+    #: What a level stands for, after the Modality LUT: low + step × level.
+    low: float
+    step: float
+    #: Whether large values are dark: MONOCHROME1.
+    inverse: bool
+    #: Center and width of the windows that the object has, and where it has none of what is nearest to `shown`.
+    windows: tuple[tuple[float, float], ...]
 
 
 def display(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
@@ -46,6 +64,69 @@ def display(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
     return image
 
 
+def levels(stored: NDArray[Any], dataset: Dataset) -> Levels:
+    """One grey frame with all its values; the arguments are those of `display`, and so is what is raised."""
+    if stored.dtype.kind == "f" or stored.dtype.itemsize > 2:
+        values: NDArray[Any] = stored.astype(np.float64)
+        seen = np.ones(values.shape, bool)
+    else:
+        size = 8 * stored.dtype.itemsize
+        cells = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
+        values = _values_of_cells(size, int(dataset.BitsStored), signed=dataset.PixelRepresentation == 1)
+        seen = cv2.calcHist([cells], [0], None, [1 << size], [0, 1 << size]).ravel() > 0
+    with np.errstate(all="ignore"):
+        modality = _modality(values, dataset)
+        _check_finite(modality)
+        low, high = float(modality[seen].min()), float(modality[seen].max())
+        whole = high - low < 1 << 16 and bool((np.rint(modality[seen]) == modality[seen]).all())
+        step = 1.0 if whole or high == low else (high - low) / 0xFFFF
+        count = round((high - low) / step) + 1
+        places = np.clip(np.rint((modality - low) / step), 0, count - 1).astype(np.uint8 if count <= 256 else np.uint16)
+        shown = _voi(low + step * np.arange(count), dataset)
+        if shown is None:
+            padded = _padding(values, dataset)
+            shown = _full_range(low + step * np.arange(count), _within(modality[seen & ~padded], low, step, count))
+        _check_finite(shown)
+    greys = np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+    inverse = _is_inverse(dataset)
+    pixels = places if places.shape == stored.shape else cv2.LUT(cells, places)
+    windows = _windows(dataset) or (_window_like(greys, low, step),)
+    return Levels(pixels, 255 - greys if inverse else greys, low, step, inverse, windows)
+
+
+def picture_levels(picture: NDArray[Any], white: int) -> Levels:
+    """A picture that goes from black to white as `Levels`: (H, W) uint8 or uint16 in [0, white]."""
+    shown = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+    return Levels(picture, shown, 0.0, 1.0, False, ((white / 2, float(white)),))
+
+
+def _within(values: NDArray[Any], low: float, step: float, count: int) -> Mask:
+    """Which of `count` levels lie between the smallest and the largest of some values: (count,) bool."""
+    if not values.size:
+        return np.zeros(count, bool)
+    first, last = (round((float(end) - low) / step) for end in (values.min(), values.max()))
+    places = np.arange(count)
+    return (places >= first) & (places <= last)
+
+
+def _windows(dataset: Dataset) -> tuple[tuple[float, float], ...]:
+    """The windows of an object that shows itself by them: (0028,1050), (0028,1051)."""
+    if dataset.get("VOILUTSequence") or str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "SIGMOID":
+        return ()
+    centers, widths = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    if centers is None or widths is None:
+        return ()
+    pairs = zip(np.atleast_1d(centers).tolist(), np.atleast_1d(widths).tolist(), strict=False)
+    return tuple((float(center), float(width)) for center, width in pairs if np.isfinite(center) and width >= 1)
+
+
+def _window_like(greys: NDArray[np.uint8], low: float, step: float) -> tuple[float, float]:
+    """Center and width of the window that comes nearest to a rising table of greys."""
+    first, last = np.searchsorted(greys, 1), np.searchsorted(greys, 255)
+    width = max(int(last) - int(first), 1) * step
+    return low + float(first) * step + width / 2, width
+
+
 def _values_of_cells(size: int, stored_bits: int, *, signed: bool) -> NDArray[np.int64]:
     """The stored value of every cell of `size` bits (PS3.5 section 8.1.1): (2**size,) int64.
 
@@ -75,13 +156,22 @@ def _show(values: NDArray[Any], seen: Callable[[], Mask], dataset: Dataset) -> N
         shown = _voi(modality, dataset)
         if shown is None:
             shown = _full_range(modality, seen() & ~_padding(values, dataset))
-    # Looked for before the window too, which would clip an infinity to white.
-    if not (np.isfinite(modality).all() and np.isfinite(shown).all()):
-        raise ValueError("pixel, rescale or window values (0028,1050–1053) that give no finite grey value")
-    # A DX object says both (PS3.3 section C.8.11.3.1.2), a CR only the first: it is one inversion all the same.
-    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+    _check_finite(modality)  # before the window too, which would clip an infinity to white
+    _check_finite(shown)
+    if _is_inverse(dataset):
         shown = 1.0 - shown
     return np.clip(shown, 0.0, 1.0).astype(np.float32)
+
+
+def _check_finite(values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("pixel, rescale or window values (0028,1050–1053) that give no finite grey value")
+
+
+def _is_inverse(dataset: Dataset) -> bool:
+    # A DX object says both (PS3.3 section C.8.11.3.1.2), a CR only the first: it is one inversion all the same.
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    return bool(inverse)
 
 
 def _modality(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:

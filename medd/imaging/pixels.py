@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
@@ -36,7 +37,7 @@ from pydicom.uid import (
 from medd.dicom.part10 import DEFLATED, media_type_of, split_file
 from medd.errors import InputError, NotAssessable, TransientError
 from medd.imaging import streams
-from medd.imaging.grayscale import display
+from medd.imaging.grayscale import Levels, display, levels, picture_levels
 from medd.records import MediaType, Reason
 
 Image = NDArray[np.float32]
@@ -78,21 +79,55 @@ def load(path: Path, media_type: MediaType | None = None) -> Image:
         TransientError: The file is not there, or cannot be read now.
     """
     data = _read(path)
-    try:
-        with _quiet():
-            image = _decode(data, media_type or media_type_of(data))
-    except NotAssessable as refusal:
-        raise NotAssessable(refusal.reason, f"{path.name}: {refusal}") from None
-    except MemoryError as error:
-        raise TransientError(f"{path.name}: not enough memory to decode it. Received: {len(data)} bytes") from error
-    except Exception as error:  # damaged bytes bring out anything: struct.error, KeyError, zlib.error, …
-        found = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(Reason.UNREADABLE, f"{path.name}: cannot be decoded. Received: {found}") from error
+    with _explained(path):
+        image = _show(_decode(data, media_type))
     low, high, _, _ = cv2.minMaxLoc(image)
     if high - low < MIN_RANGE:
         message = f"{path.name}: shows nothing. Received: grey values from {low:.3f} to {high:.3f}"
         raise NotAssessable(Reason.BLANK_IMAGE, message)
     return image
+
+
+def load_levels(path: Path, media_type: MediaType | None = None, max_pixels: int = MAX_PIXELS) -> Levels:
+    """Read one radiograph with all its grey values, for a viewer that chooses the window itself.
+
+    What `Levels.shown` makes of it is what `load` gives, in 256 greys.
+
+    Args:
+        path: The file.
+        media_type: As for `load`.
+        max_pixels: More than this is refused before it is decoded.
+
+    Raises:
+        NotAssessable: As `load`, but for a blank image, which can be looked at.
+        InputError: As `load`.
+        TransientError: As `load`.
+    """
+    data = _read(path)
+    with _explained(path):
+        decoded = _decode(data, media_type, max_pixels)
+        if decoded.dataset is not None:
+            return levels(decoded.pixels, decoded.dataset)
+        if decoded.pixels.ndim == 3:
+            return picture_levels(np.rint(_show(decoded) * 255).astype(np.uint8), 255)
+        return picture_levels(decoded.pixels, decoded.white)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong within, in our own errors and with the file's name."""
+    try:
+        with _quiet():
+            yield
+    except NotAssessable as refusal:
+        raise NotAssessable(refusal.reason, f"{path.name}: {refusal}") from None
+    except TransientError:
+        raise
+    except MemoryError as error:
+        raise TransientError(f"{path.name}: not enough memory to decode it") from error
+    except Exception as error:  # damaged bytes bring out anything: struct.error, KeyError, zlib.error, …
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(Reason.UNREADABLE, f"{path.name}: cannot be decoded. Received: {found}") from error
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -127,12 +162,12 @@ def _quiet() -> Iterator[None]:
         _PYDICOM_LOG.setLevel(log_level)
 
 
-def _check_size(rows: int, columns: int) -> None:
+def _check_size(rows: int, columns: int, max_pixels: int) -> None:
     """Refuse, before anything is decoded, what cannot be a radiograph."""
     if rows <= 0 or columns <= 0:
         raise ValueError(f"an image of {columns}×{rows} pixels")
-    if rows * columns > MAX_PIXELS:
-        message = f"more than {MAX_PIXELS} pixels. Received: {columns}×{rows}"
+    if rows * columns > max_pixels:
+        message = f"more than {max_pixels} pixels. Received: {columns}×{rows}"
         raise NotAssessable(Reason.TOO_LARGE, message)
     if min(rows, columns) < MIN_SIDE:
         message = f"fewer than {MIN_SIDE} pixels on a side. Received: {columns}×{rows}"
@@ -142,16 +177,39 @@ def _check_size(rows: int, columns: int) -> None:
 # -- JPEG, PNG, TIFF -----------------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes, media_type: MediaType) -> Image:
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Pixels, and what is to be known to show them."""
+
+    #: (H, W) or (H, W, 3), native byte order.
+    pixels: NDArray[Any]
+    #: How to show (H, W) pixels; None where they go from black to white.
+    dataset: Dataset | None = None
+    #: The largest value; where there is no dataset.
+    white: int = 0
+    #: OpenCV's name for the order of three channels.
+    to_grey: int = cv2.COLOR_RGB2GRAY
+
+
+def _show(decoded: _Decoded) -> Image:
+    if decoded.dataset is not None:
+        return display(decoded.pixels, decoded.dataset)
+    if decoded.pixels.ndim == 3:
+        return _grey(decoded.pixels, decoded.white, decoded.to_grey)
+    return _scale(decoded.pixels, decoded.white)
+
+
+def _decode(data: bytes, media_type: MediaType | None, max_pixels: int = MAX_PIXELS) -> _Decoded:
+    media_type = media_type or media_type_of(data)
     if media_type is MediaType.DICOM:
-        return _decode_dicom(data)
+        return _decode_dicom(data, max_pixels)
     if media_type is MediaType.JPEG:
         header = streams.jpeg(data)
     elif media_type is MediaType.PNG:
         header, data = streams.png(data)
     else:
         header = streams.tiff(data)
-    _check_size(header.rows, header.columns)
+    _check_size(header.rows, header.columns, max_pixels)
     if header.pages > 1:
         raise NotAssessable(Reason.MULTI_FRAME, "one picture is expected. Received: several pages")
     # Without ANYDEPTH 16 bits become 8; without ANYCOLOR colour becomes grey unseen. Both drop transparency.
@@ -161,7 +219,7 @@ def _decode(data: bytes, media_type: MediaType) -> Image:
     white = np.iinfo(picture.dtype).max
     if header.white_is_zero and picture.dtype == np.uint16:  # OpenCV inverts 8 bits by itself
         picture = white - picture
-    return _grey(picture, white, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else _scale(picture, white)
+    return _Decoded(picture, white=int(white), to_grey=cv2.COLOR_BGR2GRAY)
 
 
 def _scale(picture: NDArray[Any], white: int) -> Image:
@@ -169,7 +227,7 @@ def _scale(picture: NDArray[Any], white: int) -> Image:
     return image
 
 
-def _grey(picture: NDArray[Any], white: int, to_grey: int = cv2.COLOR_RGB2GRAY) -> Image:
+def _grey(picture: NDArray[Any], white: int, to_grey: int) -> Image:
     """Make grey what was only stored as colour.
 
     Args:
@@ -194,7 +252,7 @@ def _grey(picture: NDArray[Any], white: int, to_grey: int = cv2.COLOR_RGB2GRAY) 
 # -- DICOM ---------------------------------------------------------------------------------------------------------
 
 
-def _decode_dicom(data: bytes) -> Image:
+def _decode_dicom(data: bytes, max_pixels: int) -> _Decoded:
     _check_inflated_size(data)
     dataset = dcmread(BytesIO(data), force=True)
     keyword = next((name for name in _PIXEL_KEYWORDS if name in dataset), None)
@@ -205,17 +263,17 @@ def _decode_dicom(data: bytes) -> Image:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise NotAssessable(Reason.MULTI_FRAME, f"one frame is expected. Received: {frames}")
-    _check_size(int(dataset.Rows), int(dataset.Columns))
+    _check_size(int(dataset.Rows), int(dataset.Columns), max_pixels)
 
     kind = dataset.PhotometricInterpretation
     stored, shown_as = _decode_frame(dataset, keyword)
     if kind == "PALETTE COLOR":
         painted = apply_color_lut(stored, dataset)
-        return _grey(painted, int(np.iinfo(painted.dtype).max))
+        return _Decoded(painted, white=int(np.iinfo(painted.dtype).max))
     if shown_as in _GREY:
-        return display(stored, dataset)
-    if shown_as == "RGB" and stored.dtype in (np.uint8, np.uint16):
-        return _grey(stored, (1 << int(dataset.BitsStored)) - 1)
+        return _Decoded(stored, dataset)
+    if shown_as == "RGB" and stored.ndim == 3 and stored.dtype in (np.uint8, np.uint16):
+        return _Decoded(stored, white=(1 << int(dataset.BitsStored)) - 1)
     raise ValueError(f"Photometric Interpretation (0028,0004) {kind!r} of {stored.dtype} samples")
 
 
