@@ -113,24 +113,42 @@ def _newest() -> sa.Select[tuple[int]]:
 
 
 #: The columns of `medd annotations`.
-COLUMNS = ("at", "instance_id", "sop_instance_uid", "sha256", "label", "reader", "comment", "counts", "contradicted")
+COLUMNS = tuple("id at instance_id sop_instance_uid sha256 label reader comment counts contradicted".split())
 
 
-def list_annotations(connection: Connection, *, contradicted: bool = False) -> Iterator[dict[str, Any]]:
+def list_annotations(
+    connection: Connection, *, contradicted: bool = False, before: int | None = None, limit: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Every annotation, newest first, saying whether it still counts and whether another reader contradicts it.
 
     The label of one that withdraws is empty, that of who cannot tell "?"; neither counts.
+
+    Args:
+        connection: Where to ask.
+        contradicted: Only of instances on which readers disagree.
+        before: Only those before this one, by its id.
+        limit: At most so many.
     """
-    disputed = {truth.instance_id for truth in find_truths(connection) if truth.is_contradicted}
-    counting = set(connection.scalars(_newest()))
-    rows = connection.execute(
-        sa.select(annotation, instance.c.sop_instance_uid, instance.c.sha256)
-        .join_from(annotation, instance)
-        .order_by(annotation.c.id.desc())
+    a, truth = annotation.c, annotation.alias("truth")
+    labels = sa.select(sa.func.count(truth.c.label.distinct())).where(
+        truth.c.instance_id == a.instance_id, truth.c.label.not_in(_NO_TRUTH), ~_has_later(truth)
     )
-    for row in rows:
-        if contradicted and row.instance_id not in disputed:
-            continue
-        values: dict[str, Any] = {name: row._mapping[name] for name in COLUMNS[:7]}
-        counts = row.id in counting and row.label not in _NO_TRUTH
-        yield values | {"counts": counts, "contradicted": row.instance_id in disputed}
+    disputed = labels.scalar_subquery() > 1
+    counts = a.label.not_in(_NO_TRUTH) & ~_has_later(annotation)
+    rows = sa.select(annotation, instance.c.sop_instance_uid, instance.c.sha256).add_columns(
+        counts.label("counts"), disputed.label("contradicted")
+    )
+    rows = rows.join_from(annotation, instance).order_by(a.id.desc()).limit(limit)
+    if contradicted:
+        rows = rows.where(disputed)
+    if before is not None:
+        rows = rows.where(a.id < before)
+    for row in connection.execute(rows):
+        yield {name: row._mapping[name] for name in COLUMNS}
+
+
+def _has_later(of: sa.FromClause) -> sa.Exists:
+    """Whether the reader has said something else of the instance since."""
+    later = annotation.alias()
+    again = (later.c.instance_id == of.c.instance_id) & (later.c.reader == of.c.reader) & (later.c.id > of.c.id)
+    return sa.exists().where(again)
