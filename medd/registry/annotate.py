@@ -13,6 +13,7 @@ from medd.registry import bundle as bundles
 from medd.registry.registry import check_text, find_usable
 from medd.store import annotations
 from medd.store.database import Database
+from medd.store.studies import follow_annotations
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ def read_file(table: Path, reader: str, comment: str = "") -> list[Said]:
 def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> int:
     """Keep what readers say, all of it or nothing; what they said already is left alone.
 
+    By that they have read the images' studies.
+
     Returns:
         How many annotations are new.
 
@@ -72,7 +75,7 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
         TransientError: The database is away.
     """
     labels = labels_on_duty(database, spec)
-    now, new = datetime.now(UTC), 0
+    now, new = datetime.now(UTC), []
     with database.write() as connection:
         for one in said:
             try:
@@ -81,12 +84,17 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
                 label = _known(one.label, labels)
             except SettingsError as error:
                 raise SettingsError(f"{one.where}{error}") from None
-            new += annotations.annotate(connection, Annotation(instance_id, label, one.reader, now, one.comment))
-    return new
+            made = Annotation(instance_id, label, one.reader, now, one.comment)
+            if annotations.annotate(connection, made):
+                new.append(made)
+        follow_annotations(connection, new)
+    return len(new)
 
 
 def withdraw(database: Database, uid: str, reader: str, comment: str = "") -> bool:
     """Take back what a reader says of an instance; it stays in the history and is learned from no more.
+
+    A study of which nobody says anything any more waits to be read again.
 
     Returns:
         False when the reader says nothing of it.
@@ -99,7 +107,10 @@ def withdraw(database: Database, uid: str, reader: str, comment: str = "") -> bo
     with database.write() as connection:
         instance_id = annotations.find_instance(connection, uid)
         said = Annotation(instance_id, WITHDRAWN, reader, datetime.now(UTC), comment)
-        return annotations.annotate(connection, said)
+        withdrawn = annotations.annotate(connection, said)
+        if withdrawn:
+            follow_annotations(connection, [said])
+        return withdrawn
 
 
 def labels_on_duty(database: Database, spec: ClassifierSpec) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from medd.store.annotations import find_truths, list_annotations
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
 from medd.store.spool import Spool
+from medd.store.studies import find_study
 from medd.testing import stub_bundle
 from medd.testing.stub_plugin import spec
 from tests.rows import instance_row
@@ -35,6 +36,10 @@ class Ward:
 
     def withdraw(self, uid: str, reader: str = "anna") -> bool:
         return withdraw(self.database, uid, reader)
+
+    def read_by(self, study: str) -> str | None:
+        with self.database.read() as connection:
+            return find_study(connection, study)["read_by"]
 
     def learned(self, folder: Path) -> dict[str, str]:
         """What a retraining would learn of the instances, by their SHA-256, were they its base data."""
@@ -130,6 +135,18 @@ def test_who_cannot_tell_contradicts_nobody_and_takes_an_earlier_word_back(ward)
         ("?", "ben", False),
         ("NORMAL", "anna", False),
     ]
+
+
+def test_who_says_something_has_read_the_study_until_all_is_taken_back(ward):
+    assert ward.read_by("1.2.1.0") is None
+    ward.say("1", UNSURE, "anna")
+    assert ward.read_by("1.2.1.0") == "anna"
+    ward.say("1", "NORMAL", "ben")
+    ward.withdraw("1", "anna")
+    assert ward.read_by("1.2.1.0") == "anna", "she has read it all the same, and ben's word stands"
+    ward.withdraw("1", "ben")
+    assert ward.read_by("1.2.1.0") is None
+    assert ward.read_by("1.2.1.1") is None
 
 
 def test_a_retraining_learns_neither_what_was_taken_back_nor_from_who_cannot_tell(ward, tmp_path):
