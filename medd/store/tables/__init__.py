@@ -9,13 +9,16 @@ from medd.store.tables.images import annotation, attachment, instance, job, pred
 from medd.store.tables.models import model_event, model_version
 from medd.store.tables.studies import study
 from medd.store.tables.view import RESULTS_VIEW, results
+from medd.store.tables.web import account, audit, session, token
 
 __all__ = [
     "RESULTS_VIEW",
     "Id",
     "UtcDateTime",
+    "account",
     "annotation",
     "attachment",
+    "audit",
     "commitment",
     "delivery",
     "instance",
@@ -28,5 +31,7 @@ __all__ = [
     "report",
     "results",
     "sent",
+    "session",
     "study",
+    "token",
 ]
