@@ -1,6 +1,6 @@
 """Studies as the worklist shows them: its order, one of them, and who has read it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection
 from medd.records import WITHDRAWN, Annotation, Status, is_storable
 from medd.store.tables import annotation, instance, study
 from medd.store.tally import lock
-from medd.store.urgency import overdue_before, place_of
+from medd.store.urgency import Place, overdue_before, place_of
 
 #: More rows than this are gone through in the order of the list, until enough of them fit; fewer are sorted.
 _MANY = 1000
@@ -19,6 +19,7 @@ _MANY = 1000
 _LAST = 64
 
 s = study.c
+_URGENCY = (s.band, s.rank, s.waiting_since, s.instance_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,31 @@ class WorklistFilter:
     read: bool | None = False
 
 
+@dataclass(frozen=True, slots=True)
+class After:
+    """A place in the list, to go on behind it: that of a row as `find_worklist` gave it."""
+
+    #: "overdue", "fresh" or "read".
+    part: str
+    #: The row's values of what its part is sorted by.
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "After":
+        """The place of a row."""
+        if row["place"] == Place.READ:
+            return cls("read", (row["read_at"], row["instance_id"]))
+        if row["place"] == Place.OVERDUE:
+            return cls("overdue", (row["waiting_since"], row["instance_id"]))
+        return cls("fresh", tuple(row[column.name] for column in _URGENCY))
+
+    def condition(self, order: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
+        """What lies behind it in its part."""
+        columns = [getattr(one, "element", one) for one in order]  # without "descending"
+        here = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(self.values, columns, strict=True)))
+        return sa.tuple_(*columns) < here if self.part == "read" else sa.tuple_(*columns) > here
+
+
 def find_worklist(
     connection: Connection,
     wanted: WorklistFilter,
@@ -43,6 +69,7 @@ def find_worklist(
     max_wait: timedelta | None,
     limit: int,
     offset: int = 0,
+    after: After | None = None,
 ) -> list[dict[str, Any]]:
     """Studies in the order of `medd.store.urgency`: the columns of `study`, and "place", why it stands there.
 
@@ -53,10 +80,16 @@ def find_worklist(
         max_wait: Who is unread for longer goes first; None or 0 is no cap.
         limit: At most so many.
         offset: So many of the first are left out.
+        after: Only what comes behind this place, for the same `now` and `max_wait`.
     """
     fits = _fits(connection, wanted)
     found: list[sa.Row[Any]] = []
-    for part, order in _parts(connection, wanted, fits, overdue_before(now, max_wait)):
+    for name, part, order in _parts(connection, wanted, fits, overdue_before(now, max_wait)):
+        if after is not None:
+            if name != after.part:
+                continue
+            part &= after.condition(order)
+            after = None
         rows = connection.execute(
             sa.select(study).where(part, fits).order_by(*order).limit(limit - len(found)).offset(offset)
         ).all()
@@ -99,23 +132,22 @@ def _is_read(read: bool | None) -> ColumnElement[bool]:
 
 def _parts(
     connection: Connection, wanted: WorklistFilter, fits: ColumnElement[bool], before: datetime | None
-) -> Iterator[tuple[ColumnElement[bool], Sequence[ColumnElement[Any]]]]:
+) -> Iterator[tuple[str, ColumnElement[bool], Sequence[ColumnElement[Any]]]]:
     """The parts of the list, one after the other, each with a condition and an order that have an index."""
     unread = s.read_at.is_(None)
-    urgency = (s.band, s.rank, s.waiting_since, s.instance_id)
     if wanted.read is not True:
         if before is None:
-            yield unread, urgency
+            yield "fresh", unread, _URGENCY
         else:
-            yield unread & (s.waiting_since < before), (s.waiting_since, s.instance_id)
+            yield "overdue", unread & (s.waiting_since < before), (s.waiting_since, s.instance_id)
             fresh = unread & (s.waiting_since >= before)
             if connection.dialect.name == "sqlite" and _count(connection, fresh & fits, _MANY) == _MANY:
                 # SQLite would sort them all: it has no statistics. A unary plus keeps a column from being looked up
                 # in an index (sqlite.org/optoverview.html).
                 fresh = unread & (_unindexed(s.waiting_since) >= before)
-            yield fresh, urgency
+            yield "fresh", fresh, _URGENCY
     if wanted.read is not False:
-        yield s.read_at.is_not(None), (s.read_at.desc(), s.instance_id.desc())
+        yield "read", s.read_at.is_not(None), (s.read_at.desc(), s.instance_id.desc())
 
 
 def _fits(connection: Connection, wanted: WorklistFilter) -> ColumnElement[bool]:
