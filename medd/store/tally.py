@@ -23,31 +23,25 @@ from medd.store.tables import UtcDateTime, instance, study
 _AT_ONCE = 500
 
 # What describes a study comes from the image that decides: a finding before anything else, then the highest
-# probability. Of images without one it is what waits, then what failed, then what was not assessed, then the first.
-_OF_IMAGE = ("study_instance_uid", "patient_id", "accession_number", "origin", "instance_id", "reason")
+# probability, then the image that came first.
+_OF_IMAGE = ("study_instance_uid", "patient_id", "accession_number", "origin", "instance_id")
 _OF_SCORE = ("label", "positive", "probability", "threshold", "model")
 _COUNTS = ("pending", "scored", "failed", "not_assessed")
-
-
-def _best_status(row: str) -> str:
-    return f"CASE WHEN {row}.pending > 0 THEN 0 WHEN {row}.failed > 0 THEN 1 ELSE 2 END"
 
 
 def _count_of(status: str) -> str:
     return f"sum(CASE status WHEN '{status}' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS {status}"
 
 
-_DECIDES = f"""study.probability IS NULL AND ({_best_status("excluded")} < {_best_status("study")}
-        OR {_best_status("excluded")} = {_best_status("study")} AND excluded.instance_id < study.instance_id)"""
-
 _COUNT_IN = f"""
-INSERT INTO study (study, {", ".join(_OF_IMAGE)}, received_at, last_received_at, waiting_since, changed_at,
+INSERT INTO study (study, {", ".join(_OF_IMAGE)}, reason, received_at, last_received_at, waiting_since, changed_at,
     {", ".join(_COUNTS)})
-VALUES ({{study}}, {", ".join(f"{{{name}}}" for name in _OF_IMAGE)}, {{received_at}}, {{received_at}}, {{received_at}},
-    {{changed_at}}, {{pending}}, 0, {{failed}}, {{not_assessed}})
+VALUES ({{study}}, {", ".join(f"{{{name}}}" for name in _OF_IMAGE)}, {{reason}}, {{received_at}}, {{received_at}},
+    {{received_at}}, {{changed_at}}, {{pending}}, 0, {{failed}}, {{not_assessed}})
 ON CONFLICT (study) DO UPDATE SET
-    {", ".join(f"{name} = CASE WHEN {_DECIDES} THEN excluded.{name} ELSE study.{name} END" for name in _OF_IMAGE)},
     {", ".join(f"{name} = study.{name} + excluded.{name}" for name in _COUNTS)},
+    reason = CASE WHEN study.pending + excluded.pending > 0 THEN NULL
+        WHEN excluded.failed > 0 THEN excluded.reason ELSE study.reason END,
     received_at = CASE WHEN excluded.received_at < study.received_at
         THEN excluded.received_at ELSE study.received_at END,
     last_received_at = CASE WHEN excluded.received_at > study.last_received_at
@@ -58,9 +52,19 @@ ON CONFLICT (study) DO UPDATE SET
     read_at = CASE WHEN {{is_news}} THEN NULL ELSE study.read_at END,
     read_by = CASE WHEN {{is_news}} THEN NULL ELSE study.read_by END
 """
-_PARAMETERS = ("study", *_OF_IMAGE, "received_at", "changed_at", "pending", "failed", "not_assessed", "is_news")
+_PARAMETERS = (
+    "study",
+    *_OF_IMAGE,
+    "reason",
+    "received_at",
+    "changed_at",
+    "pending",
+    "failed",
+    "not_assessed",
+    "is_news",
+)
 
-_ABSOLUTE = (*_OF_IMAGE, *_OF_SCORE, *_COUNTS, "received_at", "last_received_at", "changed_at")
+_ABSOLUTE = (*_OF_IMAGE, *_OF_SCORE, *_COUNTS, "reason", "received_at", "last_received_at", "changed_at")
 _REFRESH = f"""
 WITH image AS (
     SELECT i.id AS instance_id, i.study_instance_uid, i.patient_id, i.accession_number, i.origin, i.received_at,
@@ -69,18 +73,22 @@ WITH image AS (
     FROM instance AS i LEFT JOIN prediction AS p ON p.instance_id = i.id AND p.current
     WHERE {{wanted}}
 ), ranked AS (
-    SELECT study, {", ".join(_OF_IMAGE)}, {", ".join(_OF_SCORE)},
+    SELECT study, {", ".join(_OF_IMAGE)}, {", ".join(_OF_SCORE)}, reason AS its_reason,
            row_number() OVER (
-               PARTITION BY study ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST,
-                   CASE status WHEN 'pending' THEN 0 WHEN 'failed' THEN 1 ELSE 2 END, instance_id
+               PARTITION BY study
+               ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST, instance_id
            ) AS nth,
+           max(CASE status WHEN 'failed' THEN reason END) OVER (PARTITION BY study) AS reason_of_failed,
            {", ".join(_count_of(status) for status in _COUNTS)},
            min(received_at) OVER (PARTITION BY study) AS received_at,
            max(received_at) OVER (PARTITION BY study) AS last_received_at, {{changed_at}} AS changed_at
     FROM image
 )
 INSERT INTO study (study, waiting_since, {", ".join(_ABSOLUTE)})
-SELECT study, received_at, {", ".join(_ABSOLUTE)} FROM ranked WHERE nth = 1 ORDER BY study
+SELECT study, received_at, {", ".join(_ABSOLUTE)}
+FROM (SELECT ranked.*, CASE WHEN pending > 0 THEN NULL ELSE coalesce(reason_of_failed, its_reason) END AS reason
+      FROM ranked WHERE nth = 1) AS made
+WHERE true ORDER BY study
 ON CONFLICT (study) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ABSOLUTE)}
 """
 # Each part by its own index: together they would be looked for among all images without a study.

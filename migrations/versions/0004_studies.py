@@ -24,9 +24,9 @@ WITH image AS (
 ), ranked AS (
     SELECT image.*,
            row_number() OVER (
-               PARTITION BY study ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST,
-                   CASE status WHEN 'pending' THEN 0 WHEN 'failed' THEN 1 ELSE 2 END, id
+               PARTITION BY study ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST, id
            ) AS nth,
+           max(CASE status WHEN 'failed' THEN reason END) OVER (PARTITION BY study) AS reason_of_failed,
            sum(CASE status WHEN 'pending' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS pending,
            sum(CASE status WHEN 'scored' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS scored,
            sum(CASE status WHEN 'failed' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS failed,
@@ -40,7 +40,7 @@ INSERT INTO study (study, study_instance_uid, patient_id, accession_number, orig
                    probability, threshold, model, reason)
 SELECT study, study_instance_uid, patient_id, accession_number, origin, first_received_at, last_received_at,
        first_received_at, last_received_at, pending, scored, failed, not_assessed, id, label, positive,
-       probability, threshold, model, reason
+       probability, threshold, model, CASE WHEN pending > 0 THEN NULL ELSE coalesce(reason_of_failed, reason) END
 FROM ranked WHERE nth = 1
 """
 # The first word that a reader said once all of the study's images were there.

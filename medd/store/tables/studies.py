@@ -52,7 +52,7 @@ study = Table(
     ),
     #: The order within a band, lowest first: the surest, and last what has no probability.
     Column("rank", Float(53), Computed("coalesce(-probability, 1)", persisted=True)),
-    #: The image that decides: a finding before anything else, then the highest probability, then what nobody judged.
+    #: The image that decides: a finding before anything else, then the highest probability, then what came first.
     #: No foreign key: it would be looked up for every image that comes in.
     Column("instance_id", Id, nullable=False),
     Column("label", String(64)),
