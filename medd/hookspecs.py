@@ -56,6 +56,9 @@ class ClassifierSpec:
     build: str = ""
     #: The bundle that is on duty until another is promoted; None where the plugin ships none.
     bundle: Path | None = None
+    #: A folder that tells of that bundle: ``MODEL_CARD.md``, and folders that ``medd evaluate --output`` wrote. The
+    #: models' page shows them; None where there is none.
+    about: Path | None = None
     #: "module:function"; called as ``thaw(model) -> None`` once the recipe's ``frozen_epochs`` have passed, to let move
     #: what ``build`` has frozen; the model is compiled again afterwards. Empty where nothing is frozen.
     thaw: str = ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medd.learn import groups, plots
 from medd.learn.assess import Assessed, Material, seen
 from medd.learn.compare import compare
+from medd.learn.curves import write_curves
 from medd.learn.metrics import METRICS
 
 
@@ -115,7 +116,7 @@ def rows(told: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, told: dict[str, Any], material: Material) -> None:
-    """Write ``evaluation.json``, ``groups.csv``, ``scores.csv`` and the plots that the images allow."""
+    """Write ``evaluation.json``, ``curves.json``, ``groups.csv``, ``scores.csv`` and what plots the images allow."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n")
     table = rows(told)
@@ -132,11 +133,12 @@ def write(folder: Path, told: dict[str, Any], material: Material) -> None:
                 probability = "" if np.isnan(score) else f"{score:.6f}"
                 cells = (sample.path, sample.label, int(truth), one.model.bundle.ref, probability, positive, reason)
                 lines.writerow(cells)
-    curves = [
+    scored = [
         plots.Scored(figures["model"], one.truth[one.assessed], one.scores[one.assessed], figures)
         for one, figures in zip(material.results, _described(told), strict=True)
     ]
-    _draw(folder, curves)
+    write_curves(folder, {one.name: (one.truth, one.scores) for one in scored})
+    _draw(folder, scored)
 
 
 def _draw(folder: Path, curves: "Sequence[plots.Scored]") -> None:

@@ -22,6 +22,7 @@ from medd.classify.classifier import LoadedModel, resolve
 from medd.errors import PluginError, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import extra, manifest, metrics, plots, serving
+from medd.learn.curves import write_curves
 from medd.learn.dataset import Part, decode
 from medd.learn.evaluate import Scored, figures_of, score
 from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
@@ -151,6 +152,7 @@ def train_prepared(
         apart = serving.difference(network, served, parts["val"])
         served = LoadedModel(_settle(draft, score(served, parts["val"]), options), served.classifier)
         val, test = score(served, parts["val"]), score(served, parts["test"])
+        write_curves(folder, {draft.ref: (test.truth, test.scores)})
         evaluation = {
             "measured_on": "the test part of this split: patients that took no part in training or validation",
             **figures_of(served, parts["test"], test),

@@ -5,6 +5,7 @@ from pathlib import Path
 from medd import hookimpl
 from medd.hookspecs import ClassifierSpec
 
+_HERE = Path(__file__).parent
 #: SNOMED CT. The networks here say PNEUMONIA; a model that tells the two kinds apart has the labels below it.
 _CODES = {
     "PNEUMONIA": ("233604007", "SCT", "Pneumonia"),
@@ -20,13 +21,15 @@ def register_classifiers() -> list[ClassifierSpec]:
         ClassifierSpec(
             name="paper",
             build="medd_pneumonia.paper_cnn:build",
-            bundle=Path(__file__).parent / "bundles" / "paper-1",
+            bundle=_HERE / "bundles" / "paper-1",
+            about=_HERE / "about" / "paper-1",
             codes=_CODES,
         ),
         ClassifierSpec(
             name="pneumonia",
             build="medd_pneumonia.pneumonia_cnn:build",
-            bundle=Path(__file__).parent / "bundles" / "pneumonia-1",
+            bundle=_HERE / "bundles" / "pneumonia-1",
+            about=_HERE / "about" / "pneumonia-1",
             codes=_CODES,
         ),
     ]

@@ -81,7 +81,7 @@ def test_training_writes_a_bundle_that_serving_loads(sigmoid, two_labels):
     folder, told = sigmoid
     bundle = bundles.read(folder)
     assert set(bundle.files) == {
-        "accuracy.png", "history.csv", "loss.png", "model.keras", "model.onnx", "split.csv"
+        "accuracy.png", "curves.json", "history.csv", "loss.png", "model.keras", "model.onnx", "split.csv"
     }  # fmt: skip
     assert not folder.with_name("paper-1.part").exists()
     assert (bundle.ref, bundle.labels, bundle.positive_labels) == ("paper/1", ("NORMAL", "PNEUMONIA"), ("PNEUMONIA",))
@@ -89,6 +89,8 @@ def test_training_writes_a_bundle_that_serving_loads(sigmoid, two_labels):
     assert bundle.evaluation["onnx_max_difference"] <= serving.TOLERANCE
     assert bundle.evaluation["n"] == sum(bundle.training["images"]["test"].values())
     assert bundle.evaluation["validation"]["sensitivity"] >= 0.95
+    drawn = json.loads((folder / "curves.json").read_text())["paper/1"]
+    assert sum(one["images"] for one in drawn["reliability"]) == bundle.evaluation["n"]
     assert len(list(csv.DictReader((folder / "history.csv").read_text().splitlines()))) == 2
     assert "IM-0001-9999.png" in told
     assert "epoch 2/2" in told

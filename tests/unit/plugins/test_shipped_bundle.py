@@ -1,3 +1,5 @@
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,10 @@ from medd_pneumonia import register_classifiers
 
 CHEST = Path(__file__).parents[3] / "../shared/data/chest_xray/train"
 
-CARDS = {"paper": "MODEL_CARD_paper.md", "pneumonia": "MODEL_CARD.md"}
+NAMES = ("paper", "pneumonia")
 
 
-@pytest.fixture(scope="module", params=CARDS)
+@pytest.fixture(scope="module", params=NAMES)
 def spec(request: pytest.FixtureRequest) -> ClassifierSpec:
     [found] = [spec for spec in register_classifiers() if spec.name == request.param]
     assert found.bundle is not None
@@ -74,9 +76,20 @@ def test_nothing_but_the_bundle_is_shipped(folder, bundle):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 11_000_000
 
 
-def test_the_model_card_states_what_was_measured(spec, folder, bundle):
-    card = (folder.parents[1] / CARDS[spec.name]).read_text()
+def test_the_model_card_states_what_was_measured(spec, bundle):
+    card = (spec.about / "MODEL_CARD.md").read_text()
     assert [line for line in figures_of(bundle) if line not in card] == []
+
+
+def test_the_curves_that_are_shipped_are_of_the_images_that_the_bundle_was_measured_on(spec, bundle):
+    told = json.loads((spec.about / "held-out" / "evaluation.json").read_text())
+    drawn = json.loads((spec.about / "held-out" / "curves.json").read_text())[bundle.ref]
+    assert told["model"] == bundle.ref
+    assert told["n"] + told["not_assessed"] == bundle.evaluation["n"]
+    assert told["auroc"] == pytest.approx(bundle.evaluation["auroc"], abs=0.002)
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(drawn["roc"]))
+    assert area == pytest.approx(told["auroc"], abs=0.002)
+    assert sum(one["images"] for one in drawn["reliability"]) == told["n"]
 
 
 @pytest.mark.data
