@@ -7,6 +7,7 @@ from medd.store.tables.base import Id, UtcDateTime, metadata
 from medd.store.tables.delivery import commitment, delivery, pulled, report, sent
 from medd.store.tables.images import annotation, attachment, instance, job, prediction
 from medd.store.tables.models import model_event, model_version
+from medd.store.tables.processes import process
 from medd.store.tables.studies import study
 from medd.store.tables.view import RESULTS_VIEW, results
 from medd.store.tables.web import account, audit, session, token
@@ -27,6 +28,7 @@ __all__ = [
     "model_event",
     "model_version",
     "prediction",
+    "process",
     "pulled",
     "report",
     "results",

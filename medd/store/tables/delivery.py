@@ -91,6 +91,7 @@ sent = Table(
     #: Whether it has taken responsibility for keeping it (storage commitment); NULL where it was not asked, or not yet.
     Column("committed", Boolean),
     Index(None, "study"),
+    Index(None, "destination", "at"),
 )
 
 #: Storage commitment (PS3.4 Annex J), asked of peers and asked by them.

@@ -142,6 +142,8 @@ prediction = Table(
     ),
     Index(None, "label", "probability"),
     Index(None, "probability"),
+    # How much a model has said since when.
+    Index(None, "model", "shadow", "scored_at"),
 )
 
 #: What explains a prediction: a heat map, and what plugins add.
@@ -173,4 +175,5 @@ annotation = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("comment", Text, nullable=False, server_default=""),
     Index(None, "instance_id", "reader", "id"),
+    Index(None, "at"),
 )
