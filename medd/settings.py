@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -263,8 +264,14 @@ def is_loopback(host: str) -> bool:
 class WorklistSettings(Section):
     """``[worklist]``: in which order studies are read."""
 
-    #: Minutes after which a study that nobody has read goes before all that wait less, whatever its score.
-    max_wait_min: float = Field(default=240, gt=0)
+    #: Minutes after which a study that nobody has read goes before all that wait less, whatever its score; 0 sets no
+    #: cap, as it should be where nobody marks studies as read.
+    max_wait_min: float = Field(default=240, ge=0, le=5_256_000)
+
+    @property
+    def max_wait(self) -> timedelta | None:
+        """`max_wait_min` as the worklist takes it."""
+        return timedelta(minutes=self.max_wait_min) if self.max_wait_min else None
 
 
 class RetrainSettings(Section):
