@@ -49,7 +49,7 @@ class _Commands(TyperGroup):
         if self._brought is None:
             from medd.plugins import add_commands, load_plugins
 
-            brought = typer.Typer()
+            brought = typer.Typer(rich_markup_mode=None)
             brought.callback()(_options)  # without it, a single command would be the whole
             add_commands(load_plugins(), brought)
             self._brought = dict(typer.main.get_group(brought).commands)

@@ -11,6 +11,8 @@ from medd import hookimpl
 from medd.hookspecs import ServiceSpec
 
 if TYPE_CHECKING:
+    import typer
+
     from medd.settings import Settings
 
 #: What the extra "web" installs.
@@ -30,3 +32,12 @@ def _is_wanted(settings: "Settings") -> bool:
 def register_services() -> Iterable[ServiceSpec]:
     """The web server."""
     return [ServiceSpec("web", build="medd_web.server:build", is_wanted=_is_wanted)]
+
+
+@hookimpl
+def register_commands(app: "typer.Typer") -> None:
+    """`medd users` and `medd audit`."""
+    from medd_web import users
+
+    app.add_typer(users.users, name="users", help="Who may use the web pages, and their programs' tokens.")
+    app.command()(users.audit)

@@ -1,5 +1,6 @@
 """The application: everything that answers under one port. Read this first."""
 
+import contextlib
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,11 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from medd import DISCLAIMER, __version__
+from medd.errors import TransientError
 from medd.settings import Settings
+from medd.store.audit import Event, add_event
 from medd_web import problems
+from medd_web.audit import Action
 from medd_web.auth import COOKIE
 from medd_web.context import Context
 from medd_web.csrf import OwnSiteOnly
@@ -19,7 +23,10 @@ from medd_web.headers import Headers
 from medd_web.limits import Limits
 
 #: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
-PAGES: tuple[str, ...] = ()
+PAGES: tuple[str, ...] = (
+    "medd_web.login",
+    "medd_web.audit_log",
+)
 INTERFACES: tuple[str, ...] = ()
 #: Requests answered at one time; each may hold a connection to the database, of which there are 15.
 THREADS = 12
@@ -28,8 +35,19 @@ THREADS = 12
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    yield
-    app.state.context.close()
+    context: Context = app.state.context
+    _note(context, Action.SERVER_STARTED)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(TransientError):  # whoever stops must not be held up by a database that is away
+            _note(context, Action.SERVER_STOPPED)
+        context.close()
+
+
+def _note(context: Context, action: Action) -> None:
+    with context.database.write() as connection:
+        add_event(connection, Event("", action, detail=f"medd {__version__}"))
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(importlib.import_module(name).router, include_in_schema=name in INTERFACES)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The last one added is the first one asked.
-    app.add_middleware(Limits, settings=settings.web)
     app.add_middleware(OwnSiteOnly, settings=settings.web, cookie=COOKIE)
+    app.add_middleware(Limits, settings=settings.web)
     app.add_middleware(Headers, https=bool(settings.web.tls.certificate))
     return app

@@ -16,6 +16,7 @@ from medd.classify.desk import ModelDesk
 from medd.ingest.intake import Intake
 from medd.settings import Settings
 from medd.store.spool import Spool
+from medd_web.buckets import LoginGuard
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Context:
         database: The database, with the schema of this program.
         manager: The plugins.
         spool: Where the bytes of the images lie.
+        guard: How often it may be tried to log in.
         stopping: Set when the server is to stop: streams of events end then.
     """
 
@@ -39,6 +41,7 @@ class Context:
         self.database = pipeline.open_database(settings)
         self.manager: pluggy.PluginManager = pipeline.load_plugins(settings)
         self.spool: Spool = pipeline.open_spool(settings)
+        self.guard = LoginGuard()
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._intake: Intake | None = None
@@ -124,7 +127,7 @@ def _templates() -> jinja2.Environment:
 TEMPLATES = _templates()
 
 
-def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page, or a piece of one, from a template.
 
     Every template has `request`, `user` (or None), `navigation`, `disclaimer` and `version`; and the filters `plain`

@@ -1,16 +1,11 @@
-"""How much, and how often: sizes of requests, requests from one address, tries to log in."""
-
-import ipaddress
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+"""How much, and how often: sizes of requests, and requests from one address."""
 
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medd.settings import WebSettings
 from medd_web import problems
+from medd_web.buckets import Buckets, address_of
 
 #: Bytes of a request that brings no images.
 SMALL = 1 << 20
@@ -18,53 +13,6 @@ SMALL = 1 << 20
 LARGE = ("/dicom-web/", "/upload", "/api/v1/upload", "/api/v1/instances")
 #: A pause in which one may go on at full speed again, seconds: a page's pieces come at once.
 BURST_S = 5.0
-
-
-class Buckets:
-    """Token buckets: each key may do `size` things at once, and later `per_s` more a second.
-
-    Thread-safe; forgets keys that are full again, and the oldest beyond `keys` of them.
-    """
-
-    def __init__(
-        self, size: float, per_s: float, *, keys: int = 10_000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._size, self._per_s, self._keys, self._clock = size, per_s, keys, clock
-        self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def take(self, key: Hashable) -> float:
-        """Take one; returns 0.0, or the seconds after which there is one again."""
-        with self._lock:
-            now = self._clock()
-            level, at = self._levels.pop(key, (self._size, now))
-            level = min(self._size, level + (now - at) * self._per_s)
-            wait = 0.0 if level >= 1 else (1 - level) / self._per_s
-            self._levels[key] = (level if wait else level - 1, now)
-            while len(self._levels) > self._keys:
-                self._levels.popitem(last=False)
-            return wait
-
-    def give_back(self, key: Hashable) -> None:
-        """Undo a `take`."""
-        with self._lock:
-            if key in self._levels:
-                level, at = self._levels[key]
-                self._levels[key] = (min(self._size, level + 1), at)
-
-
-def address_of(request: Request) -> str:
-    """Whose request it is; of IPv6 the network of 64 bits, as one caller has all of it."""
-    host = request.client.host if request.client else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return str(address.ipv4_mapped)
-        return host if address.is_loopback else str(ipaddress.ip_network(f"{host}/64", strict=False))
-    return host
 
 
 class Limits:

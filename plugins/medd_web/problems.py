@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from medd.errors import GateRefused, InputError, MeddError, ModelError, PeerRefused, SettingsError, TransientError
@@ -70,6 +71,11 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code < 400 or error.status_code in (204, 304):
         return Response(status_code=error.status_code, headers=error.headers)
+    if error.status_code == 401 and request.headers.get("hx-request"):  # a piece of a page: all of it must go
+        return Response(status_code=401, headers={"HX-Redirect": "/login"})
+    if error.status_code == 401 and wants_page(request):
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse("/login?" + urlencode({"next": here if request.method == "GET" else "/"}), 303)
     return answer(request, error.status_code, str(error.detail), error.headers)
 
 

@@ -1,0 +1,50 @@
+"""How the audit trail is kept: `audit.record(context, request, user, audit.Action.CASE_SEEN, study=…)`.
+
+An event is committed before what it tells of is shown: where it cannot be kept, nothing is shown.
+"""
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+
+from medd.records import AuditOutcome
+from medd.store.audit import Event, add_event
+from medd_web.actions import Action
+from medd_web.buckets import address_of
+from medd_web.context import Context
+
+if TYPE_CHECKING:
+    from medd_web.auth import User
+
+__all__ = ["Action", "record"]
+
+
+def record(
+    context: Context,
+    request: Request,
+    user: "User | None",
+    action: str,
+    *,
+    study: str = "",
+    instance: str | int = "",
+    detail: str = "",
+    outcome: AuditOutcome = AuditOutcome.SUCCESS,
+) -> None:
+    """Keep, in a transaction of its own, that somebody did something.
+
+    Args:
+        context: The context.
+        request: By which it was done.
+        user: Who; None where nobody is known.
+        action: A word of `Action`, or of a plugin's own.
+        study: The key of the study it is about, as in the table `study`.
+        instance: The image it is about.
+        detail: One sentence more.
+        outcome: What became of it.
+
+    Raises:
+        TransientError: It cannot be kept; then it must not be done, or not be shown.
+    """
+    name, address = user.name if user else "", address_of(request)
+    with context.database.write() as connection:
+        add_event(connection, Event(name, action, outcome, address, study, str(instance), detail))
