@@ -92,15 +92,19 @@ class ModelDesk:
         changes.promote(self.database, model, self.manager, Change(who, why))
         return model
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Every model of the classifier with its role and figures, as ``medd models list`` shows them."""
+    def known(self) -> list[ModelVersion]:
+        """Every model of the classifier, in the order in which they became known."""
         registry.champion(self.database, self.spec)
         with self.database.read() as connection:
-            known = find_models(connection, self.spec.name)
-        return [_row(model) for model in known]
+            return find_models(connection, self.spec.name)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every model of the classifier with its role and figures, as ``medd models list`` shows them."""
+        return [describe(model) for model in self.known()]
 
 
-def _row(model: ModelVersion) -> dict[str, Any]:
+def describe(model: ModelVersion) -> dict[str, Any]:
+    """A model's role and figures, as ``medd models list`` shows them."""
     row: dict[str, Any] = {"model": model.ref, "role": str(model.role), "path": str(model.path)}
     row["digest"] = model.digest
     try:
