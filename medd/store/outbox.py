@@ -266,9 +266,11 @@ def count_deliveries(connection: Connection) -> dict[DeliveryState, int]:
     return {state: found.get(state, 0) for state in DeliveryState}
 
 
-def list_dead_deliveries(connection: Connection, limit: int) -> Iterator[dict[str, Any]]:
-    """Dead deliveries with the reason, newest first."""
+def list_dead_deliveries(connection: Connection, limit: int, before: int | None = None) -> Iterator[dict[str, Any]]:
+    """Dead deliveries with the reason, newest first; with `before`, only those before the one of this id."""
     d = delivery.c
-    columns = sa.select(d.id, d.study, d.destination, d.attempts, d.error)
-    for row in connection.execute(columns.where(d.state == DeliveryState.DEAD).order_by(d.id.desc()).limit(limit)):
+    dead = sa.select(d.id, d.study, d.destination, d.attempts, d.error).where(d.state == DeliveryState.DEAD)
+    if before is not None:
+        dead = dead.where(d.id < before)
+    for row in connection.execute(dead.order_by(d.id.desc()).limit(limit)):
         yield dict(row._mapping)
