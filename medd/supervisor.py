@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
 from medd import pipeline, plugins
 from medd.errors import SettingsError
 from medd.settings import Settings
+from medd.store.database import Database
+from medd.store.processes import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -201,19 +204,23 @@ def run_stage(settings: Settings, stage: str, index: int, *, supervised: bool) -
         folders = ", ".join(str(Path(settings.under_home(inbox.path))) for inbox in settings.inbox)
         try:
             receiver.start()
-            print(f"ready: DICOM {receiver.address}, folder {folders}", flush=True)
-            while not stop.wait(1) and receiver.is_alive():
-                pass
+            with _pulse(settings, stage, index, receiver.is_alive, lambda: receiver.address):
+                print(f"ready: DICOM {receiver.address}, folder {folders}", flush=True)
+                while not stop.wait(1) and receiver.is_alive():
+                    pass
         finally:  # also when nobody is left to read that line: threads of ours would outlive the main one
             receiver.stop()
     elif stage == "work":
-        _run_until(stop, pipeline.build_worker(settings, index), f"worker {index} with {settings.model.classifier}")
+        worker = pipeline.build_worker(settings, index)
+        name = f"worker {index} with {settings.model.classifier}"
+        _run_until(stop, worker, name, partial(_pulse, settings, stage, index, doing=worker.doing))
     elif stage == "deliver":
         names = ", ".join(table.label for table in settings.destination) or "storage commitment only"
-        _run_until(stop, pipeline.build_deliverer(settings), f"deliverer to {names}")
+        deliverer = pipeline.build_deliverer(settings)
+        _run_until(stop, deliverer, f"deliverer to {names}", partial(_pulse, settings, stage, index))
     else:
         service = pipeline.build_service(settings, stage)
-        _run_until(stop, service, service.name)
+        _run_until(stop, service, service.name, partial(_pulse, settings, stage, index))
     # Without a signal it was a thread that ended, by a fault: the supervisor, or the service manager, starts us again.
     return 0 if stop.is_set() else 1
 
@@ -226,13 +233,21 @@ class _Loop(Protocol):
     def stop(self) -> None: ...
 
 
-def _run_until(stop: threading.Event, loop: _Loop, name: str) -> None:
+def _pulse(
+    settings: Settings, stage: str, index: int, is_alive: Callable[[], bool], doing: Callable[[], str] = lambda: ""
+) -> Pulse:
+    node = pipeline.node_id(settings)
+    return Pulse(Database(settings.database_url), node, stage, index, is_alive=is_alive, doing=doing)
+
+
+def _run_until(stop: threading.Event, loop: _Loop, name: str, pulse: Callable[[Callable[[], bool]], Pulse]) -> None:
     thread = threading.Thread(target=loop.run, name=name)
     thread.start()
     try:
-        print(f"ready: {name}", flush=True)
-        while not stop.wait(1) and thread.is_alive():
-            pass
+        with pulse(thread.is_alive):
+            print(f"ready: {name}", flush=True)
+            while not stop.wait(1) and thread.is_alive():
+                pass
     finally:
         loop.stop()
         thread.join()

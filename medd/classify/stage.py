@@ -202,6 +202,11 @@ class ClassifyStage:
             if isinstance(result, TransientError):
                 self._retry(job, result)
 
+    def doing(self) -> str:
+        """The model on duty, and the candidate in its shadow: "name/version" or "name/version, name/version"."""
+        candidate = self._duty.candidate if self._duty is not None else None
+        return ", ".join(model.bundle.ref for model in (self._model, candidate) if model is not None)
+
     def bury(self, instance_ids: Sequence[int]) -> None:
         """Tell of jobs that were given up because whoever worked on them died."""
         for instance_id in instance_ids:

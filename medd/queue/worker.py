@@ -28,6 +28,9 @@ class Stage(Protocol):
     def bury(self, instance_ids: Sequence[int]) -> None:
         """Tell of jobs that were given up because whoever worked on them died."""
 
+    def doing(self) -> str:
+        """What it works with now, in a few words; asked by another thread."""
+
 
 class Worker:
     """Runs one kind of job until it is told to stop. What it has claimed it finishes first."""
@@ -41,6 +44,10 @@ class Worker:
     def stop(self) -> None:
         """Stop after the jobs in hand."""
         self._stop.set()
+
+    def doing(self) -> str:
+        """What it works with now, for those who watch."""
+        return self._stage.doing()
 
     def run(self) -> None:
         """Work until `stop`."""

@@ -57,7 +57,10 @@ def find_processes(database: Database) -> list[Process]:
     columns = sa.select(p.node, p.stage, p.number, p.version, p.doing, p.started_at, p.beat_at, now)
     with database.read() as connection:
         rows = connection.execute(columns.order_by(p.stage, p.node, p.number)).all()
-    return [Process(*who, max(0.0, (at - beat_at).total_seconds())) for *who, beat_at, at in rows]
+    return [
+        Process(node, stage, number, version, doing, started_at, max(0.0, (at - beat_at).total_seconds()))
+        for node, stage, number, version, doing, started_at, beat_at, at in rows
+    ]
 
 
 class Pulse:
