@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
-from medd.records import DeliveryState, Status
+from medd.records import Status
 from medd.store.tables import annotation, delivery, instance, job, prediction, sent
 
 #: Latencies are measured on so many of the newest at most.
@@ -213,7 +213,7 @@ def find_outgoing(connection: Connection, names: Sequence[str], now: datetime, s
         overdue = max(0.0, (now - due_by).total_seconds())
         failing, failing_since, error = what
         found[name] = replace(
-            found[name],
+            found.get(name, Outgoing(name)),
             overdue_s=overdue,
             failing=failing,
             failing_since=failing_since,

@@ -66,7 +66,7 @@ def find_words(
 def find_scores_with_words(
     connection: Connection, model: str, labels: Sequence[str], findings: Sequence[str], since: datetime, limit: int
 ) -> list[tuple[bool, float]]:
-    """Whether a reader says there is a finding, and the model's probability of one; the newest words, at most `limit`."""
+    """Whether a reader says there is a finding, and the model's probability of one: of the newest words, `limit`."""
     a, p = annotation.c, prediction.c
     rows = sa.select(a.label.in_(findings), p.probability).join_from(
         annotation, prediction, (p.instance_id == a.instance_id) & _is(connection, p.model, model)
