@@ -70,6 +70,7 @@ def run(home: Path, images: int) -> int:
             daemon.terminate()
     say(f"6  the daemon is stopped. The results stay in {home / 'medd.db'}, the images in {home / 'spool'}:")
     say(f"   medd results --home {home} --format json")
+    say(f"   medd serve --home {home}     # and the reading room is at http://127.0.0.1:8080/")
     say(f"   sqlite3 {home / 'medd.db'} 'SELECT status, label, probability FROM results'")
     return 0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from medd.doctor import codecs, data, host, network
+from medd.doctor import codecs, data, host, network, web
 from medd.doctor.finding import Check, Finding, State
 from medd.errors import MeddError
 from medd.settings import Settings
@@ -26,6 +26,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("ae title", network.check_ae_title),
     ("listener", network.check_listener),
     ("tls", network.check_tls),
+    ("web", web.check_web),
     ("peer", network.check_peers),
     ("dicomweb", network.check_dicomweb),
 )

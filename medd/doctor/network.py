@@ -48,7 +48,7 @@ def check_listener(settings: Settings) -> Iterator[Finding]:
     wanted = settings.listener
     allowed = _allowed_hosts(settings)
     where = f"{wanted.host} port {wanted.port}"
-    runs, taken = _receiver_runs(settings), _try_to_bind(wanted.host, wanted.port)
+    runs, taken = stage_runs(settings, "receive"), try_to_bind(wanted.host, wanted.port)
     near = "; only this machine can send" if wanted.host.startswith(_LOOPBACK) else ""
     if wanted.port == 0:
         yield Finding(State.OK, "listener", f"{wanted.host}, any free port{near}")
@@ -134,10 +134,10 @@ def _trusting_anybody() -> ssl.SSLContext:
     return context
 
 
-def _receiver_runs(settings: Settings) -> bool | None:
-    """Whether a receiver of this home holds its lock, as `medd.supervisor` takes it; None where it cannot be told."""
+def stage_runs(settings: Settings, stage: str) -> bool | None:
+    """Whether a stage of this home holds its lock, as `medd.supervisor` takes it; None where it cannot be told."""
     try:
-        file = os.open(settings.home / "run" / "receive.lock", os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(settings.home / "run" / f"{stage}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -151,7 +151,7 @@ def _receiver_runs(settings: Settings) -> bool | None:
     return False
 
 
-def _try_to_bind(host: str, port: int) -> int:
+def try_to_bind(host: str, port: int) -> int:
     """Bind and let go; 0, or the error's number."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -173,14 +173,15 @@ def check_tls(settings: Settings) -> Iterator[Finding]:
     tables = [(f"{name}: tls", peer.tls) for name, peer in _everybody(settings) if peer.tls is not None]
     ours = settings.listener.tls
     if any(ours.model_dump().values()):
-        yield from _check_table(settings, "listener.tls", ours, is_listener=True)
+        yield from check_table(settings, "listener.tls", ours, is_listener=True)
     for where, table in tables:
-        yield from _check_table(settings, where, table, is_listener=False)
+        yield from check_table(settings, where, table, is_listener=False)
     if not tables and not any(ours.model_dump().values()):
         yield Finding(State.OK, "tls", "not used")
 
 
-def _check_table(settings: Settings, where: str, table: TlsSettings, *, is_listener: bool) -> Iterator[Finding]:
+def check_table(settings: Settings, where: str, table: TlsSettings, *, is_listener: bool) -> Iterator[Finding]:
+    """Whether what a table names can be used, and for how long."""
     try:
         make: Any = tls.server_context if is_listener else tls.client_context
         make(table, settings.home, where)

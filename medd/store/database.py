@@ -44,7 +44,10 @@ class Database:
                 raise SettingsError(f"database.url: sqlite or postgresql expected. Received: {parsed.drivername}")
             self.file = Path(parsed.database) if self.is_sqlite and parsed.database else None
             if self.is_sqlite:
-                self.engine: Engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+                # A bug is logged with its traceback, and rows hold names of patients: no parameters in it.
+                self.engine: Engine = sa.create_engine(
+                    parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True
+                )
                 event.listen(self.engine, "connect", _configure_sqlite)
                 event.listen(self.engine, "begin", _begin_sqlite)
             else:
@@ -52,6 +55,7 @@ class Database:
                 self.engine = sa.create_engine(
                     parsed.set(drivername="postgresql+psycopg"),
                     pool_pre_ping=True,
+                    hide_parameters=True,
                     connect_args=_POSTGRESQL,
                 )
         except ArgumentError as error:

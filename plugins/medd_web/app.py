@@ -1,6 +1,5 @@
 """The application: everything that answers under one port. Read this first."""
 
-import contextlib
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,11 +10,8 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from medd import DISCLAIMER, __version__
-from medd.errors import TransientError
 from medd.settings import Settings
-from medd.store.audit import Event, add_event
 from medd_web import problems
-from medd_web.audit import Action
 from medd_web.auth import COOKIE
 from medd_web.context import Context
 from medd_web.csrf import OwnSiteOnly
@@ -24,6 +20,8 @@ from medd_web.limits import Limits
 
 #: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
 PAGES: tuple[str, ...] = (
+    "medd_web.worklist",
+    "medd_web.events",
     "medd_web.login",
     "medd_web.audit_log",
 )
@@ -35,19 +33,8 @@ THREADS = 12
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-    context: Context = app.state.context
-    _note(context, Action.SERVER_STARTED)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(TransientError):  # whoever stops must not be held up by a database that is away
-            _note(context, Action.SERVER_STOPPED)
-        context.close()
-
-
-def _note(context: Context, action: Action) -> None:
-    with context.database.write() as connection:
-        add_event(connection, Event("", action, detail=f"medd {__version__}"))
+    yield
+    app.state.context.close()
 
 
 def create_app(settings: Settings) -> FastAPI:

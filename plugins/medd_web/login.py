@@ -79,7 +79,8 @@ def _check(context: Context, request: Request, name: str, password: str) -> tupl
     if wait := context.guard.take(kept, address, familiar=familiar):
         return wait, None
     hashed = known.password if known and not known.disabled else None
-    if known is None or not passwords.is_right(password, hashed):
+    right = passwords.is_right(password, hashed)  # also for nobody: the time must not tell who is known
+    if known is None or not right:
         # A name that is nobody's may be a password that was typed into the wrong field.
         who = User(known.name, known.role) if known else None
         refused = AuditOutcome.REFUSED

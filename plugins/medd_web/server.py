@@ -1,15 +1,23 @@
 """The web server as a part of the daemon."""
 
+import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING
 
+from medd import __version__
 from medd.dicom.tls import server_context
 from medd.errors import SettingsError, TransientError
-from medd.settings import Settings
+from medd.settings import Settings, is_loopback
+from medd.store.audit import Event, add_event
+from medd.store.users import count_administrators
 from medd_web import is_installed
+from medd_web.actions import Action
 
 if TYPE_CHECKING:
     from medd_web.context import Context
+
+log = logging.getLogger(__name__)
 
 #: Seconds in which requests that are being answered may finish when we stop.
 GRACE_S = 5
@@ -38,10 +46,11 @@ class WebServer:
 
         try:
             app = create_app(settings)
+            self.context: Context = get_context_of(app)
+            self._begin(settings)
         except BaseException:
             self._socket.close()
             raise
-        self.context: Context = get_context_of(app)
         options: dict[str, object] = {"ssl_context_factory": lambda *_: tls} if tls else {}
         if wanted.trusted_proxies:
             options["forwarded_allow_ips"] = list(wanted.trusted_proxies)
@@ -51,6 +60,7 @@ class WebServer:
                 lifespan="on",
                 ws="none",
                 log_config=None,
+                log_level="warning",
                 access_log=False,  # addresses of pages hold ids of patients
                 server_header=False,
                 proxy_headers=bool(wanted.trusted_proxies),
@@ -70,7 +80,28 @@ class WebServer:
 
     def run(self) -> None:
         """Answer requests until `stop`."""
-        self._server.run(sockets=[self._socket])
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            with contextlib.suppress(TransientError):  # a database that is away must not hold up who stops
+                self._note(Action.SERVER_STOPPED)
+            self.context.database.close()
+
+    def _begin(self, settings: Settings) -> None:
+        if settings.web.login:
+            with self.context.database.read() as connection:
+                administrators = count_administrators(connection)
+            if not administrators:
+                log.warning("nobody can log in as administrator yet: medd users add NAME --role administrator")
+        if not settings.web.tls.certificate and not is_loopback(settings.web.host):
+            log.warning(
+                "without [web.tls], or a proxy that has it, passwords and images cross the network in the clear"
+            )
+        self._note(Action.SERVER_STARTED)
+
+    def _note(self, action: Action) -> None:
+        with self.context.database.write() as connection:
+            add_event(connection, Event("", action, detail=f"medd {__version__}"))
 
     def stop(self) -> None:
         """Answer what is being asked, and no more."""
