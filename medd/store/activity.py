@@ -156,9 +156,8 @@ def find_queue(connection: Connection, kind: str, now: datetime) -> Waiting:
     history = j.priority > 0
     # The words as literals: only so are the partial indices found, which are as small as the queue.
     pending, running, dead = (of_kind & (j.state == sa.literal_column(f"'{word}'")) for word in _OPEN)
-    waits = dict(
-        connection.execute(sa.select(history, sa.func.count()).where(pending).group_by(history)).tuples().all()
-    )
+    counted = sa.select(history, sa.func.count()).where(pending).group_by(history)
+    waits = {bool(again): count for again, count in connection.execute(counted)}
     at_work, given_up = (connection.scalar(sa.select(sa.func.count()).where(one)) or 0 for one in (running, dead))
     head = sa.select(sa.func.min(j.id)).where(pending, ~history).scalar_subquery()
     oldest = connection.scalar(sa.select(instance.c.received_at).join(job).where(j.id == head))
@@ -295,6 +294,7 @@ def find_totals(connection: Connection) -> Totals:
         images[status, reason] = count
     spoken = connection.execute(sa.select(p.model, p.shadow, number).group_by(p.model, p.shadow))
     predictions = {(model, shadow): count for model, shadow, count in spoken}
-    taken = connection.execute(sa.select(sent.c.destination, number).group_by(sent.c.destination)).tuples()
+    taken = connection.execute(sa.select(sent.c.destination, number).group_by(sent.c.destination))
+    delivered = {name: count for name, count in taken}  # noqa: C416 - a row is no pair to mypy
     said = connection.scalar(sa.select(number).select_from(annotation)) or 0
-    return Totals(images, predictions, dict(taken.all()), said)
+    return Totals(images, predictions, delivered, said)
