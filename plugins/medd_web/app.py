@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from medd import DISCLAIMER, __version__
 from medd.settings import Settings
 from medd_web import problems
+from medd_web.api import schema
 from medd_web.auth import COOKIE
 from medd_web.context import Context
 from medd_web.csrf import OwnSiteOnly
@@ -21,11 +22,13 @@ from medd_web.limits import Limits
 #: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
 PAGES: tuple[str, ...] = (
     "medd_web.worklist",
+    "medd_web.case",
+    "medd_web.picture",
     "medd_web.events",
     "medd_web.login",
     "medd_web.audit_log",
 )
-INTERFACES: tuple[str, ...] = ()
+INTERFACES: tuple[str, ...] = ("medd_web.api", "medd_web.stow")
 #: Requests answered at one time; each may hold a connection to the database, of which there are 15.
 THREADS = 12
 
@@ -56,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for name in (*PAGES, *INTERFACES):
         app.include_router(importlib.import_module(name).router, include_in_schema=name in INTERFACES)
+    schema.describe(app)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The last one added is the first one asked.
     app.add_middleware(OwnSiteOnly, settings=settings.web, cookie=COOKIE)

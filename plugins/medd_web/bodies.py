@@ -1,0 +1,88 @@
+"""Bodies of requests that bring images: read by a thread of their own, piece by piece as they come.
+
+They may take minutes, so they take none of the threads that answer everybody else; and beyond `SLOTS` at one time the
+answer is to come again later.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
+from medd.errors import TransientError
+from medd_web.context import get_context
+from medd_web.limits import address_of
+
+#: Requests with images at one time.
+SLOTS = 16
+#: Seconds without a byte before a sender counts as gone, as for C-STORE.
+SILENCE_S = 30
+#: Seconds between looks whether the server is to stop.
+_LOOK_S = 0.5
+#: Images, or files, in one request.
+MAX_PARTS = 10_000
+#: After how many seconds to try again when the disk is full, or all slots are taken.
+RETRY_S = 30
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Body:
+    """The body of a request: an iterator for a thread that `work_off` started."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive, self._stopping = request.receive, get_context(request).stopping
+        self._is_complete = False
+
+    def __iter__(self) -> "Body":
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._is_complete:
+            if piece := anyio.from_thread.run(self._next):
+                return piece
+        raise StopIteration
+
+    async def _next(self) -> bytes:
+        for _ in range(round(SILENCE_S / _LOOK_S)):
+            with anyio.move_on_after(_LOOK_S):
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                self._is_complete = not message.get("more_body", False)
+                return bytes(message.get("body", b""))
+            if self._stopping.is_set():
+                raise HTTPException(503, "medd is stopping", {"Retry-After": str(RETRY_S)})
+        raise HTTPException(408, f"no byte for {SILENCE_S} s")
+
+
+async def work_off(request: Request, work: Callable[[Body], T]) -> T:
+    """Let a thread read a body; returns what `work` returns.
+
+    Raises:
+        HTTPException: Too many do so at this time (503), or the sender fell silent (408) or has gone.
+    """
+    state = request.app.state
+    slots: anyio.CapacityLimiter | None = getattr(state, "slots", None)
+    if slots is None:
+        slots = state.slots = anyio.CapacityLimiter(SLOTS)
+    if slots.available_tokens < 1:
+        raise HTTPException(503, f"images come in from {SLOTS} senders already", {"Retry-After": str(RETRY_S)})
+    try:
+        return await anyio.to_thread.run_sync(work, Body(request), limiter=slots)
+    except ClientDisconnect:  # an answer that nobody will see
+        log.warning("a sender of images has gone", extra={"event": "upload.lost", "peer": address_of(request)})
+        raise HTTPException(400, "the sender has gone") from None
+
+
+def is_disk_full(error: TransientError) -> bool:
+    """Whether it was the disk that had no room."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
