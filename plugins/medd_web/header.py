@@ -1,0 +1,46 @@
+"""What the header of an image says of patient and film, for whoever reads it: asked of the file, kept nowhere."""
+
+from pathlib import Path
+
+from pydicom import Dataset
+
+from medd.dicom.source import BROKEN, lenient, read_source
+from medd.errors import MeddError
+
+#: What is shown, in this order: words, and the attributes whose values stand behind them.
+FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Name", ("PatientName",)),
+    ("Born", ("PatientBirthDate",)),
+    ("Sex, age", ("PatientSex", "PatientAge")),
+    ("Study", ("StudyDate", "StudyTime", "StudyDescription")),
+    ("Series", ("Modality", "BodyPartExamined", "ViewPosition", "SeriesDescription")),
+    ("Device", ("Manufacturer", "ManufacturerModelName", "StationName", "InstitutionName")),
+    ("Comments", ("PatientComments", "ImageComments")),
+)
+#: Characters of one value that are looked at: a page needs no more.
+LONGEST = 2000
+
+
+def describe(path: Path) -> list[tuple[str, str]]:
+    """What a DICOM file says, as words and values; [] where it cannot be read."""
+    try:
+        with lenient():
+            source = read_source(path)
+            values = ((word, " · ".join(filter(None, (_text(source, one) for one in of)))) for word, of in FACTS)
+            return [(word, value) for word, value in values if value]
+    except MeddError:
+        return []
+
+
+def _text(source: Dataset, keyword: str) -> str:
+    try:
+        value = str(source.get(keyword) or "")[:LONGEST]
+    except BROKEN:  # bytes that its character set does not have
+        return ""
+    if keyword == "PatientName":  # PS3.5 section 6.2: letters, ideographs and sounds; within each, parts
+        return " · ".join(" ".join(filter(None, group.split("^"))) for group in value.split("=") if group)
+    if keyword.endswith("Date") and len(value) == 8 and value.isdecimal():
+        return f"{value[:4]}-{value[4:6]}-{value[6:]}"
+    if keyword.endswith("Time") and value[:4].isdecimal() and len(value) >= 4:
+        return f"{value[:2]}:{value[2:4]}"
+    return value

@@ -1,0 +1,193 @@
+"""The pixels of an image for the viewer: decoded once, whole, with every grey value it has; and its heat map.
+
+Decoding costs memory and time, and anybody who may see a case may ask for it: few at a time are decoded, few more wait,
+and the rest are told to come again.
+"""
+
+import json
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import cv2
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import Response
+from numpy.typing import NDArray
+
+from medd.imaging import load_levels
+from medd.imaging.grayscale import Levels
+from medd.store.cases import CaseImage, find_images
+from medd.store.repository import find_attachments
+from medd_web.actions import Action
+from medd_web.audit import record
+from medd_web.auth import User, reader
+from medd_web.buckets import address_of
+from medd_web.context import Context, get_context
+from medd_web.lately import Lately
+
+router = APIRouter()
+
+#: Larger images are not shown: of a film of 20 megapixels, the largest detectors have, twice as much.
+MAX_PIXELS = 40_000_000
+#: Images decoded at one time, and requests that wait for their turn.
+DECODING, WAITING = 2, 6
+#: Raised whenever the same image would give other bytes.
+VERSION = 1
+#: Sides of a thumbnail and of a heat map, pixels; how many thumbnails are kept.
+THUMBNAIL, HEAT, KEPT = 96, 512, 512
+
+_decoding = threading.BoundedSemaphore(DECODING)
+_waiting = threading.BoundedSemaphore(DECODING + WAITING)
+#: An image that somebody has looked at is one event of the audit trail in so many seconds.
+_SEEN = Lately(600)
+Reader = Annotated[User, Depends(reader)]
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait for one's turn to decode."""
+    if not _waiting.acquire(blocking=False):
+        raise HTTPException(503, "many images are asked for at this moment", {"Retry-After": "1"})
+    try:
+        with _decoding:
+            yield
+    finally:
+        _waiting.release()
+
+
+def find_image(context: Context, instance_id: int) -> CaseImage:
+    """One image.
+
+    Raises:
+        HTTPException: There is none.
+    """
+    with context.database.read() as connection:
+        found = find_images(connection, [instance_id]) if instance_id < 1 << 63 else []
+    if not found:
+        raise HTTPException(404, "there is no such image")
+    return found[0]
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    return etag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+
+
+def _kept(etag: str) -> dict[str, str]:
+    # Kept by the browser, but asked about each time: somebody else may sit there by now.
+    return {"ETag": etag, "Cache-Control": "private, no-cache"}
+
+
+@router.get("/image/{instance_id}/levels")
+def levels(request: Request, user: Reader, instance_id: int) -> Response:
+    """All pixels of an image, in the form of `pack`."""
+    context = get_context(request)
+    image = find_image(context, instance_id)
+    _note(context, request, user, image)
+    etag = f'"{image.sha256[:32]}-{VERSION}"'
+    if _is_known(request, etag):
+        return Response(status_code=304, headers=_kept(etag))
+    with _turn():
+        made = load_levels(context.spool.path(image.sha256, image.media_type), image.media_type, MAX_PIXELS)
+        body = pack(made)
+    return Response(body, media_type="application/octet-stream", headers=_kept(etag))
+
+
+def pack(made: Levels) -> bytes:
+    """An image in the form that viewer.js reads.
+
+    Three blocks, each padded to a multiple of 4 bytes: its description as JSON, preceded by the length of all that
+    comes before the pixels and that of the JSON (uint32, little endian); the table of greys; the pixels, row by row,
+    uint8 or uint16 little endian.
+    """
+    rows, columns = made.pixels.shape
+    about = {
+        "columns": columns,
+        "rows": rows,
+        "bytes": made.pixels.dtype.itemsize,
+        "levels": len(made.shown),
+        "low": made.low,
+        "step": made.step,
+        "inverse": made.inverse,
+        "windows": made.windows[:8],
+    }
+    text = json.dumps(about).encode()
+    described = _padded(struct.pack("<II", 0, len(text)) + text)
+    head = described + _padded(made.shown.tobytes())
+    pixels = np.ascontiguousarray(made.pixels, made.pixels.dtype.newbyteorder("<"))
+    return b"".join((struct.pack("<I", len(head)), head[4:], pixels.data))
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)
+
+
+@router.get("/image/{instance_id}/heat")
+def heat(request: Request, user: Reader, instance_id: int) -> Response:
+    """The heat map of the prediction that is shown: a PNG in colour, clear where it is cold, for the whole film."""
+    context = get_context(request)
+    image = find_image(context, instance_id)
+    with context.database.read() as connection:
+        found = [one for one in find_attachments(connection, instance_id) if one.name == "heat" and image.has_heat]
+    if not found:
+        raise HTTPException(404, "there is no heat map")
+    _note(context, request, user, image)
+    return Response(paint(found[0].content), media_type="image/png")
+
+
+def paint(content: bytes) -> bytes:
+    """A grey heat map as a coloured one: what spoke for a finding most is opaque, what did not, clear."""
+    small = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if small is None:
+        raise HTTPException(404, "the heat map is damaged")
+    grey = cv2.resize(small, (HEAT, HEAT), interpolation=cv2.INTER_CUBIC)
+    painted = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2BGRA)
+    painted[..., 3] = grey
+    _, encoded = cv2.imencode(".png", painted)
+    return encoded.tobytes()
+
+
+_thumbnails: OrderedDict[str, bytes] = OrderedDict()
+_guard = threading.Lock()
+
+
+@router.get("/image/{instance_id}/thumbnail")
+def thumbnail(request: Request, user: Reader, instance_id: int) -> Response:
+    """A small picture of an image, for studies of several."""
+    context = get_context(request)
+    image = find_image(context, instance_id)
+    _note(context, request, user, image)
+    etag = f'"{image.sha256[:32]}-t{VERSION}"'
+    if _is_known(request, etag):
+        return Response(status_code=304, headers=_kept(etag))
+    with _guard:
+        made = _thumbnails.get(image.sha256)
+    if made is None:
+        with _turn():
+            decoded = load_levels(context.spool.path(image.sha256, image.media_type), image.media_type, MAX_PIXELS)
+            made = shrink(decoded)
+        with _guard:
+            _thumbnails[image.sha256] = made
+            while len(_thumbnails) > KEPT:
+                _thumbnails.popitem(last=False)
+    return Response(made, media_type="image/png", headers=_kept(etag))
+
+
+def shrink(made: Levels) -> bytes:
+    """A small PNG of an image as it asks to be shown."""
+    grey: NDArray[np.uint8] = made.shown[made.pixels]
+    zoom = THUMBNAIL / max(grey.shape)
+    size = max(1, round(grey.shape[1] * zoom)), max(1, round(grey.shape[0] * zoom))
+    _, encoded = cv2.imencode(".png", cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+    return encoded.tobytes()
+
+
+def _note(context: Context, request: Request, user: User, image: CaseImage) -> None:
+    """Keep that somebody has looked at an image; with the page of its case, or without."""
+    key = (context.settings.home, user.name, address_of(request), image.id)
+    if key not in _SEEN:
+        record(context, request, user, Action.CASE_SEEN, study=image.study, instance=image.id)
+        _SEEN.add(key)
