@@ -244,8 +244,15 @@ class Deliveries:
             due, now = connection.execute(columns.where(delivery.c.id == claimed.id)).one()
         return float((due - now).total_seconds())
 
-    def revive(self, ids: Sequence[int] | None = None) -> int:
+    def revive(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
         """Bring dead deliveries back, all or some: `medd queue retry`.
+
+        Args:
+            ids: Only these.
+            destination: Only those to this one.
+
+        Returns:
+            How many came back.
 
         Raises:
             TransientError: The database is away.
@@ -253,6 +260,8 @@ class Deliveries:
         dead = delivery.c.state == DeliveryState.DEAD
         if ids is not None:
             dead &= delivery.c.id.in_(ids)
+        if destination is not None:
+            dead &= delivery.c.destination == destination
         values = {"state": DeliveryState.PENDING, "attempts": 0, "failing_since": None}
         again = delivery.update().where(dead).values(available_at=from_now(self.database, 0), **values)
         with self.database.write() as connection:
