@@ -240,6 +240,10 @@ class WebSettings(Section):
     max_upload_mib: int = Field(default=2048, ge=1)
     #: Requests a second from one address over a while; 0 sets no limit.
     max_requests_per_s: float = Field(default=100, ge=0)
+    #: A file with a token that gives its bearer `/metrics` and nothing else; relative to the home folder, or absolute.
+    metrics_token_file: str = ""
+    #: Seconds that the first image in the queue may wait before `/health` says that something is wrong.
+    max_queue_age_s: float = Field(default=900, gt=0)
     #: With a certificate, the port speaks https only.
     tls: TlsSettings = TlsSettings()
 
