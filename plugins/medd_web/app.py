@@ -25,6 +25,7 @@ PAGES: tuple[str, ...] = (
     "medd_web.case",
     "medd_web.picture",
     "medd_web.events",
+    "medd_web.upload",
     "medd_web.login",
     "medd_web.audit_log",
 )

@@ -16,8 +16,8 @@ from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from medd.errors import TransientError
+from medd_web.buckets import address_of
 from medd_web.context import get_context
-from medd_web.limits import address_of
 
 #: Requests with images at one time.
 SLOTS = 16
