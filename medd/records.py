@@ -165,7 +165,7 @@ class Instance:
     #: Where the bytes lie.
     path: Path
     media_type: MediaType
-    #: "dicom://AE@host" or "file:relative/path".
+    #: "dicom://AE@host", "dicomweb://…", "upload://USER@host/NAME" or "file:relative/path".
     origin: str
     received_at: datetime
     sop_instance_uid: str = ""

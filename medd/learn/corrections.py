@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from medd.dicom.part10 import HEAD_BYTES, media_type_of, split_file
 from medd.errors import InputError, SettingsError
@@ -183,8 +183,7 @@ def _from_spool(
         if why := _unreadable(path):
             skipped.append(Skipped(path, why))
             continue
-        name = PurePath(truth.origin.removeprefix("file:")).stem if truth.origin.startswith("file:") else ""
-        names = [known for known in (truth.patient_id, patient_in_name(name)) if known] or [truth.sha256]
+        names = [known for known in (truth.patient_id, patient_in_name(truth.file_name)) if known] or [truth.sha256]
         meant = set[str]().union(*(by_name.get(known, ()) for known in names))
         # Where it may be several, it is the locked one: rather an image less than one that the test part knows.
         order = sorted(meant, key=lambda one: (_CAUTION.index(side_of_patient.get(one, "")), one))

@@ -269,8 +269,7 @@ def _identity(truth: Truth) -> str:
     """Whom an image shows, by what is known: the header, the file's name, else nobody but itself."""
     if truth.patient_id:
         return truth.patient_id
-    name = PurePath(truth.origin.removeprefix("file:")).stem if truth.origin.startswith("file:") else ""
-    return patient_in_name(name) or truth.sha256
+    return patient_in_name(truth.file_name) or truth.sha256
 
 
 def _folder_name(label: str) -> str:

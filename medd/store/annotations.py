@@ -6,6 +6,7 @@ A reader who withdraws or cannot tell says so by a row too, and by that says not
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ class Truth:
     instance_id: int
     sha256: str
     media_type: str
-    #: "dicom://AE@host" or "file:relative/path".
+    #: "dicom://AE@host", "dicomweb://…", "upload://USER@host/NAME" or "file:relative/path".
     origin: str
     #: Never logged.
     patient_id: str
@@ -43,6 +44,12 @@ class Truth:
     def label(self) -> str:
         """What all readers say; of a contradicted one, what the first by name says."""
         return self.labels[min(self.labels)]
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file that it came as, without its ending; "" of what came by DICOM."""
+        kind, _, rest = self.origin.partition(":")
+        return PurePath(rest).stem if kind in ("file", "upload") else ""
 
 
 def find_instances(connection: Connection, key: str) -> list[int]:

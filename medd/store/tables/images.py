@@ -30,7 +30,7 @@ instance = Table(
     Column("sha256", String(64), nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Column("media_type", String(32), nullable=False),
-    #: "dicom://AE@host" or "file:relative/path".
+    #: "dicom://AE@host", "dicomweb://…", "upload://USER@host/NAME" or "file:relative/path".
     Column("origin", Text, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
     Column("status", String(16), nullable=False),
