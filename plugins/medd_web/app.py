@@ -58,8 +58,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = Context(settings)
     problems.install(app)
+    app.state.paths = set()
     for name in (*PAGES, *INTERFACES):
-        app.include_router(importlib.import_module(name).router, include_in_schema=name in INTERFACES)
+        router = importlib.import_module(name).router
+        app.include_router(router, include_in_schema=name in INTERFACES)
+        app.state.paths |= {getattr(route, "path", "") for route in router.routes}
     schema.describe(app)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The last one added is the first one asked.

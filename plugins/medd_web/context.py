@@ -140,7 +140,7 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
         values: What the template shows.
     """
     user = getattr(request.state, "user", None)
-    known = {getattr(route, "path", "") for route in request.app.routes}
+    known = request.app.state.paths
     shared = {
         "request": request,
         "user": user,
