@@ -9,6 +9,7 @@
     ├── InputError            this input can never be processed: buried or refused, not retried
     │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
     ├── TransientError        may pass by itself: retried with backoff
+    │   └── Casualty          a process died over this input: retried once
     ├── PeerRefused           a peer says no for good: not retried by itself
     └── ModelError
         ├── ModelUnusable     a bundle is unreadable, incomplete or altered
@@ -16,6 +17,8 @@
 
 Messages name the file or the UID and the reason, and end with what was found: "… Received: …".
 """
+
+from typing import Self
 
 
 class MeddError(Exception):
@@ -45,6 +48,10 @@ class InputError(MeddError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Pickled with its reason: it is raised in one process and read in another."""
+        return type(self), (self.reason, str(self))
+
 
 class NotAssessable(InputError):
     """An input is sound, but not a thing the model may judge (a lateral view, a colour photograph)."""
@@ -52,6 +59,10 @@ class NotAssessable(InputError):
 
 class TransientError(MeddError):
     """The surroundings failed (disk, database, network). The work is tried again later."""
+
+
+class Casualty(TransientError):
+    """A process died, or was killed, over this input. Twice is no coincidence."""
 
 
 class PeerRefused(MeddError):

@@ -224,6 +224,7 @@ def build_worker(settings: Settings, index: int) -> Worker:
     # Late: the receiver builds itself from this module too, and must not load what decodes and scores.
     from medd.classify.duty import Duty
     from medd.classify.stage import ClassifyStage
+    from medd.imaging.isolated import Isolated
     from medd.registry.registry import find_spec
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.worker
@@ -232,7 +233,11 @@ def build_worker(settings: Settings, index: int) -> Worker:
     spool = open_spool(settings)
     owner, outbox = f"{node_id(settings)}:{index}", outbox_of(settings, spool)
     queue = SqlQueue(database, owner, wanted.lease_s, wanted.max_attempts, spool.id, outbox)
-    stage = ClassifyStage(duty.champion, spool, queue, manager, wanted.threads, duty)
+    decoders = Isolated(
+        "medd.classify.prepare:prepare_file", wanted.threads, wanted.decode_timeout_s, wanted.decode_memory_mib
+    )
+    decoders.start()
+    stage = ClassifyStage(duty.champion, spool, queue, manager, decoders.map, duty)
     return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)
 
 

@@ -113,8 +113,12 @@ class WorkerSettings(Section):
 
     #: Worker processes.
     processes: int = Field(default=1, ge=1)
-    #: Threads that decode, and threads of the network, in each process; 0 takes every core.
+    #: Processes that decode, and threads of the network, of each worker; 0 takes every core.
     threads: int = Field(default=0, ge=0)
+    #: Seconds that decoding one image may take; what takes longer twice has failed.
+    decode_timeout_s: float = Field(default=60, ge=1)
+    #: Memory that decoding one image may take, MiB.
+    decode_memory_mib: int = Field(default=4096, ge=512)
     #: Images scored together when that many wait; one alone never waits for more.
     batch_size: int = Field(default=32, ge=1)
     #: Seconds after which the work of a worker that fell silent goes to another.

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from medd.errors import MeddError, TransientError
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -54,6 +56,20 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 30, what: str = 
             return value
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
         time.sleep(0.02)
+
+
+def in_place(function: Callable[[Any], Any]) -> Callable[[Iterable[Any]], list[Any]]:
+    """What `Isolated.map` does, without other processes."""
+
+    def call(item: Any) -> Any:
+        try:
+            return function(item)
+        except MeddError as error:
+            return error
+        except Exception as error:
+            return TransientError(f"preparation failed: {type(error).__name__}")
+
+    return lambda items: [call(item) for item in items]
 
 
 class PostgresServer:

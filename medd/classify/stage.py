@@ -1,21 +1,17 @@
 """What the worker does with its jobs: decode → preprocess → predict → record. One bad image fails alone."""
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import pluggy
 
 from medd import plugins
-from medd.classify.classifier import Input, LoadedModel, prepare
+from medd.classify.classifier import Input, LoadedModel
 from medd.classify.duty import Duty
-from medd.dicom.headers import age_in_years
-from medd.dicom.part10 import HEAD_BYTES, split_file
-from medd.errors import InputError, ModelUnusable, TransientError
-from medd.imaging import PreprocessSpec, load
+from medd.classify.prepare import Order
+from medd.errors import Casualty, InputError, ModelUnusable, TransientError
+from medd.imaging import PreprocessSpec
 from medd.queue.base import RESCORE_PRIORITY, JobState
 from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction, Reason
@@ -31,25 +27,6 @@ Prepared = Input | InputError | TransientError
 Outcome = Prediction | InputError | TransientError
 
 
-def _verify(path: Path, sha256: str, media_type: MediaType) -> None:
-    """Hold a file against the digest it was received with: on a failing disk they differ.
-
-    Raises:
-        TransientError: The file is missing or damaged; the same image sent again mends it.
-    """
-    try:
-        with path.open("rb") as file:
-            if media_type == MediaType.DICOM:
-                file.seek(split_file(file.read(HEAD_BYTES))[0])
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except InputError:
-        found = ""
-    except OSError as error:
-        raise TransientError(f"spool: {path.name}: {error.strerror}") from error
-    if found != sha256:
-        raise TransientError(f"spool: {path.name} is not what was received: it is damaged")
-
-
 class ClassifyStage:
     """Scores instances.
 
@@ -58,7 +35,7 @@ class ClassifyStage:
         spool: Where the bytes lie.
         queue: Where the jobs come from and are acknowledged.
         manager: Told of every prediction.
-        threads: Threads that decode; 0 takes every core.
+        decode: Maps orders to what `medd.classify.prepare.prepare_file` makes of each, or the error in its place.
         duty: Asked before each batch which model is on duty by now, and whether one is in its shadow.
     """
 
@@ -68,12 +45,11 @@ class ClassifyStage:
         spool: Spool,
         queue: SqlQueue,
         manager: pluggy.PluginManager,
-        threads: int = 0,
+        decode: Callable[[Sequence[Order]], list[Any]],
         duty: Duty | None = None,
     ) -> None:
         self._model, self._spool, self._queue, self._manager = model, spool, queue, manager
-        self._duty = duty
-        self._decoders = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decoder")
+        self._decode, self._duty = decode, duty
 
     def handle(self, jobs: Sequence[Job]) -> Callable[[], None]:
         """Score the jobs' images; returns the function that commits the results.
@@ -86,7 +62,7 @@ class ClassifyStage:
             found = locate(connection, [job.instance_id for job in jobs])
         # The same decoded image for both models; what the champion says is committed before the other is asked.
         specs = [model.bundle.preprocess for model in (self._model, shadow) if model is not None]
-        both = list(self._decoders.map(lambda job: self._prepare(found.get(job.instance_id), specs), jobs))
+        both = self._prepare([found.get(job.instance_id) for job in jobs], specs)
         outcomes = self._predict(self._model, jobs, [one[0] for one in both])
 
         ref = self._model.bundle.ref
@@ -125,23 +101,18 @@ class ClassifyStage:
             else:
                 self._duty.candidate_worked()
 
-    def _prepare(self, where: Location | None, specs: Sequence[PreprocessSpec]) -> list[Prepared]:
-        """The image as the input of each of `specs`, decoded once."""
-        if where is None:
-            return [TransientError("the instance's row is gone")] * len(specs)
-        sha256, media_type = where.sha256, where.media_type
-        path = self._spool.path(sha256, media_type)
-        try:
-            _verify(path, sha256, MediaType(media_type))
-            image = load(path, MediaType(media_type))
-            age = age_in_years(where.patient_age)
-            inputs = {spec: prepare(image, spec, age) for spec in specs}
-            return [inputs[spec] for spec in specs]
-        except (InputError, TransientError) as error:
-            return [error] * len(specs)
-        except Exception as error:  # a fault of ours or of a decoder, met by one image: the others go on
-            log.exception("image could not be prepared", extra={"event": "image.failed"})
-            return [TransientError(f"preparation failed: {type(error).__name__}")] * len(specs)
+    def _prepare(self, places: Sequence[Location | None], specs: Sequence[PreprocessSpec]) -> list[list[Prepared]]:
+        """Each image as the input of each of `specs`, decoded once."""
+        orders = []
+        for where in places:
+            if where is not None:
+                media_type = MediaType(where.media_type)
+                path = self._spool.path(where.sha256, media_type)
+                orders.append(Order(path, where.sha256, media_type, where.patient_age, tuple(specs)))
+        made = iter(self._decode(orders))
+        gone: Prepared = TransientError("the instance's row is gone")
+        answers: list[Any] = [gone if where is None else next(made) for where in places]
+        return [one if isinstance(one, list) else [one] * len(specs) for one in answers]
 
     def _predict(self, model: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
         outcomes: list[Outcome] = [one if isinstance(one, Exception) else TransientError("") for one in prepared]
@@ -217,7 +188,8 @@ class ClassifyStage:
         plugins.tell(self._manager, "job_buried", instance_id=instance_id, reason=reason)
 
     def _retry(self, job: Job, error: TransientError) -> None:
-        state = self._queue.retry(job, str(error))
+        # What ended its decoder twice will do so again, and whoever waits for it waits longer each time.
+        state = self._queue.retry(job, str(error), last=isinstance(error, Casualty) and job.attempts > 1)
         fields = {"event": "job.retry", "instance": job.instance_id, "job": job.id}
         if state is JobState.DEAD:
             self._tell_dead(job.instance_id, str(error))

@@ -124,8 +124,8 @@ class SqlQueue:
         done = job.update().where(ours).values(state=JobState.DONE, error=None, **_FREE).returning(job.c.id)
         return set(connection.scalars(done))
 
-    def retry(self, claimed: Job, error: str) -> JobState | None:
-        """Give a job back after a failure that may pass, or bury it when it was tried too often.
+    def retry(self, claimed: Job, error: str, *, last: bool = False) -> JobState | None:
+        """Give a job back after a failure that may pass, or bury it when it was tried too often, or `last` says so.
 
         Returns:
             Its state now, or None when it is no longer ours.
@@ -135,7 +135,7 @@ class SqlQueue:
         """
         with self.database.write() as connection:
             ours = (job.c.id == claimed.id) & (job.c.lease_token == claimed.lease_token)
-            if claimed.attempts >= self.max_attempts:
+            if last or claimed.attempts >= self.max_attempts:
                 state, available_at = JobState.DEAD, None
             else:
                 state, available_at = JobState.PENDING, self._in(backoff_s(claimed.attempts))

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from medd import hookimpl
 from medd.classify import duty
 from medd.classify.duty import Duty
+from medd.classify.prepare import prepare_file
 from medd.classify.stage import ClassifyStage
 from medd.errors import ModelUnusable
 from medd.ingest import admission
@@ -28,6 +29,7 @@ from medd.store.spool import Spool
 from medd.store.tables import model_event, prediction
 from medd.testing import cheap_series, stub_bundle, stub_plugin
 from medd.testing.stub_plugin import spec
+from tests.support import in_place
 
 WARD = Change("ward", "a test")
 
@@ -49,7 +51,9 @@ class Ward:
 
     def start(self) -> None:
         self.duty = Duty(self.database, self.spec, [self.spec], threads=1, look_s=0)
-        self.stage = ClassifyStage(self.duty.champion, self.spool, self.queue, self.plugins, 1, self.duty)
+        self.stage = ClassifyStage(
+            self.duty.champion, self.spool, self.queue, self.plugins, in_place(prepare_file), self.duty
+        )
 
     def receive(self, count: int, seed: int = 0) -> None:
         for number, film in enumerate(cheap_series(count, rows=64, columns=64, seed=seed)):

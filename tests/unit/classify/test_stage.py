@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from medd import hookimpl
 from medd.classify.classifier import LoadedModel, Scores, load
+from medd.classify.prepare import prepare_file
 from medd.classify.stage import ClassifyStage
-from medd.errors import ModelUnusable
+from medd.errors import Casualty, ModelUnusable
 from medd.ingest import admission
 from medd.ingest.intake import Intake
 from medd.plugins import load_plugins
@@ -27,6 +28,7 @@ from medd.store.spool import Spool
 from medd.store.tables import job, prediction
 from medd.testing import EXPECTED_REASONS, bad_inputs, cheap_series, stub_bundle, stub_plugin
 from medd.testing.stub_plugin import spec
+from tests.support import in_place
 
 
 class Room:
@@ -57,7 +59,7 @@ class Room:
         return self.receive(*files)
 
     def stage(self, model: LoadedModel) -> ClassifyStage:
-        return ClassifyStage(model, self.spool, self.queue, self.plugins, threads=2)
+        return ClassifyStage(model, self.spool, self.queue, self.plugins, in_place(prepare_file))
 
     def work(self, model: LoadedModel, limit: int = 32) -> list[Job]:
         jobs = self.queue.claim(CLASSIFY, limit)
@@ -387,3 +389,28 @@ def test_age_and_brightness_are_kept_with_the_prediction(room):
 def test_no_jobs_are_no_work(room):
     room.stage(room.stub()).handle([])()
     assert room.predictions() == 0
+
+
+# Files that end their decoder
+
+
+def test_a_file_that_ends_its_decoder_twice_has_failed_and_the_others_are_scored(room):
+    ids = room.films(3)
+    killer = room.rows()[ids[1]]["sha256"]
+    orders = []
+
+    def decode(batch):
+        orders.append(len(batch))
+        made = in_place(prepare_file)(batch)
+        died = Casualty("ended its process (SIGSEGV)")
+        return [died if order.sha256 == killer else one for order, one in zip(batch, made, strict=True)]
+
+    stage = ClassifyStage(room.stub(), room.spool, room.queue, room.plugins, decode)
+    stage.handle(room.queue.claim(CLASSIFY, 32))()
+    assert [room.rows()[id_]["status"] for id_ in ids] == ["scored", "pending", "scored"]
+    with room.database.write() as connection:
+        connection.execute(job.update().values(available_at=None))
+    stage.handle(room.queue.claim(CLASSIFY, 32))()
+    assert orders == [3, 1]
+    assert (room.rows()[ids[1]]["status"], room.rows()[ids[1]]["reason"]) == ("failed", "retries_exhausted")
+    assert room.jobs()[ids[1]].error == "ended its process (SIGSEGV)"
