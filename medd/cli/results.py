@@ -1,5 +1,6 @@
 """``medd results`` and ``medd worklist``."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -10,9 +11,16 @@ from medd.records import Status
 _SHOWN = ("received_at status label probability reason patient_id study_instance_uid origin model").split()
 _WORKLIST = (
     "received_at study_instance_uid patient_id accession_number origin images status label positive "
-    "probability threshold reason model"
+    "probability threshold reason model place"
 ).split()
-_WORKLIST_SHOWN = ("status label probability reason patient_id accession_number images received_at origin").split()
+_WORKLIST_SHOWN = (
+    "place status label probability reason patient_id accession_number images received_at origin"
+).split()
+#: The keys of a row in JSON, in an order that people may rely on.
+_WORKLIST_KEYS = (
+    "study_instance_uid patient_id accession_number received_at images status reason label positive probability "
+    "threshold model origin place"
+).split()
 
 
 def results(
@@ -41,17 +49,25 @@ def results(
 def worklist(
     since: Annotated[str, typer.Option(help="Received since: 30m, 24h, 7d, or an ISO 8601 time.")] = "24h",
     limit: Annotated[int, typer.Option(min=1, help="At most so many studies.")] = 100,
+    show_all: Annotated[bool, typer.Option("--all", help="Also those that were read, after the others.")] = False,
     style: Annotated[Format, typer.Option("--format", help="The form.")] = Format.TABLE,
     home: Home = None,
     config: Config = None,
 ) -> None:
-    """Show the studies, most urgent first: findings, then what nobody judged, then what scored below the threshold."""
-    from medd import DISCLAIMER, pipeline, settings
-    from medd.store.repository import find_worklist
+    """Show the studies that nobody has read, most urgent first.
 
-    moment = parse_since(since)
-    database = pipeline.open_existing_database(settings.load(home, config))
+    What waits longer than worklist.max_wait_min goes first; then findings, then what nobody judged, then what scored
+    below the threshold. The column place says why a study stands where it stands.
+    """
+    from medd import DISCLAIMER, pipeline, settings
+    from medd.store.studies import WorklistFilter, find_worklist
+
+    wanted = WorklistFilter(parse_since(since), read=None if show_all else False)
+    loaded = settings.load(home, config)
+    database = pipeline.open_existing_database(loaded)
     with database.read() as connection:
-        write_rows(find_worklist(connection, moment, limit), _WORKLIST, style, _WORKLIST_SHOWN)
+        found = find_worklist(connection, wanted, datetime.now(UTC), loaded.worklist.max_wait, limit)
+    rows = ({name: row[name] for name in _WORKLIST_KEYS} for row in found)
+    write_rows(rows, _WORKLIST, style, _WORKLIST_SHOWN)
     if style is Format.TABLE:
         print(DISCLAIMER)

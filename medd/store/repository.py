@@ -30,7 +30,10 @@ def locate(connection: Connection, ids: Sequence[int]) -> dict[int, Location]:
 
 
 def record_predictions(connection: Connection, made: Sequence[Prediction]) -> None:
-    """Store predictions, each as the current one of its instance; the same model version twice is one prediction."""
+    """Store predictions, each as the current one of its instance; the same model version twice is one prediction.
+
+    `medd.store.tally.refresh` of these instances belongs into the same transaction.
+    """
     if not made:
         return
     ids = [one.instance_id for one in made]
@@ -82,7 +85,10 @@ def _insert(connection: Connection, table: sa.Table) -> Any:
 def set_not_assessed(
     connection: Connection, instance_id: int, reason: str, detail: str, refused_by: str | None = None
 ) -> None:
-    """Record why an instance is not assessed, and which model ("name/version") refused it, where one did."""
+    """Record why an instance is not assessed, and which model ("name/version") refused it, where one did.
+
+    `medd.store.tally.refresh` of it belongs into the same transaction.
+    """
     # What an earlier model said of it is history: nobody is to be shown a label of what is not assessed.
     earlier = (prediction.c.instance_id == instance_id) & prediction.c.current
     connection.execute(prediction.update().where(earlier).values(current=False))
@@ -163,55 +169,8 @@ def _score_columns(connection: Connection, wanted: ResultFilter) -> tuple[Column
     return sa.UnaryExpression(label, operator=plus), sa.UnaryExpression(probability, operator=plus)
 
 
-_WORKLIST = """
-WITH image AS (
-    SELECT i.id, i.study_instance_uid, i.patient_id, i.accession_number, i.origin, i.received_at, i.status, i.reason,
-           p.label, p.positive, p.probability, p.threshold, p.model,
-           CASE WHEN i.study_instance_uid = '' THEN i.sha256 ELSE i.study_instance_uid END AS study
-    FROM instance AS i LEFT JOIN prediction AS p ON p.instance_id = i.id AND p.current
-    WHERE i.received_at >= :since
-), ranked AS (
-    SELECT image.*,
-           row_number() OVER (
-               PARTITION BY study ORDER BY CASE WHEN positive THEN 0 ELSE 1 END, probability DESC NULLS LAST, id
-           ) AS place,
-           count(*) OVER (PARTITION BY study) AS images,
-           sum(CASE WHEN status = 'scored' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS scored,
-           sum(CASE WHEN status = 'pending' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS pending,
-           sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END) OVER (PARTITION BY study) AS failed,
-           min(received_at) OVER (PARTITION BY study) AS first_received_at
-    FROM image
-)
-SELECT study_instance_uid, patient_id, accession_number, first_received_at AS received_at, images,
-       CASE WHEN pending > 0 THEN 'pending' WHEN failed > 0 THEN 'failed'
-            WHEN scored > 0 THEN 'scored' ELSE 'not_assessed' END AS status,
-       reason, label, positive, probability, threshold, model, origin
-FROM ranked
-WHERE place = 1
-ORDER BY CASE WHEN positive THEN 0 WHEN pending > 0 OR failed > 0 OR scored = 0 THEN 1 ELSE 2 END,
-         probability DESC NULLS LAST, first_received_at, id
-LIMIT :limit
-"""
-
-
-def find_worklist(connection: Connection, since: datetime, limit: int) -> list[dict[str, Any]]:
-    """Studies received since a moment, most urgent first.
-
-    Findings come first, the surest at the top; then what nobody judged completely (waiting, failed, not assessed), as
-    it may hold anything; then what was scored below the threshold. An image without a study is one of its own.
-    """
-    types = results.c
-    statement = (
-        sa.text(_WORKLIST)
-        .bindparams(sa.bindparam("since", type_=types.received_at.type))
-        .columns(received_at=types.received_at.type, positive=sa.Boolean)
-    )
-    rows = connection.execute(statement, {"since": since, "limit": limit})
-    return [dict(row._mapping) for row in rows]
-
-
-def list_dead(connection: Connection, limit: int) -> Iterator[dict[str, Any]]:
-    """Dead jobs with the reason, newest first."""
+def list_dead(connection: Connection, limit: int, before: int | None = None) -> Iterator[dict[str, Any]]:
+    """Dead jobs with the reason, newest first; with `before`, only those before the one of this id."""
     statement = (
         sa.select(job.c.id, job.c.kind, job.c.instance_id, instance.c.sop_instance_uid, job.c.attempts, job.c.error)
         .join(instance)
@@ -219,6 +178,8 @@ def list_dead(connection: Connection, limit: int) -> Iterator[dict[str, Any]]:
         .order_by(job.c.id.desc())
         .limit(limit)
     )
+    if before is not None:
+        statement = statement.where(job.c.id < before)
     for row in connection.execute(statement):
         yield dict(row._mapping)
 

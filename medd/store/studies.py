@@ -141,11 +141,13 @@ def _parts(
         else:
             yield "overdue", unread & (s.waiting_since < before), (s.waiting_since, s.instance_id)
             fresh = unread & (s.waiting_since >= before)
-            if connection.dialect.name == "sqlite" and _count(connection, fresh & fits, _MANY) == _MANY:
-                # SQLite would sort them all: it has no statistics. A unary plus keeps a column from being looked up
-                # in an index (sqlite.org/optoverview.html).
-                fresh = unread & (_unindexed(s.waiting_since) >= before)
-            yield "fresh", fresh, _URGENCY
+            order: Sequence[ColumnElement[Any]] = _URGENCY
+            if connection.dialect.name == "sqlite":  # it has no statistics of how many there are
+                if _count(connection, fresh & fits, _MANY) < _MANY:
+                    order = (_unindexed(s.band), *_URGENCY[1:])
+                else:
+                    fresh = unread & (_unindexed(s.waiting_since) >= before)
+            yield "fresh", fresh, order
     if wanted.read is not False:
         yield "read", s.read_at.is_not(None), (s.read_at.desc(), s.instance_id.desc())
 
@@ -181,6 +183,7 @@ def _matches(connection: Connection, text: str) -> ColumnElement[bool]:
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    # A unary plus keeps SQLite from looking a column up in an index (sqlite.org/optoverview.html).
     plus: Any = sa.sql.operators.custom_op("+")
     return sa.UnaryExpression(column, operator=plus, type_=column.type)
 

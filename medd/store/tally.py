@@ -52,19 +52,10 @@ ON CONFLICT (study) DO UPDATE SET
     read_at = CASE WHEN {{is_news}} THEN NULL ELSE study.read_at END,
     read_by = CASE WHEN {{is_news}} THEN NULL ELSE study.read_by END
 """
-_PARAMETERS = (
-    "study",
-    *_OF_IMAGE,
-    "reason",
-    "received_at",
-    "changed_at",
-    "pending",
-    "failed",
-    "not_assessed",
-    "is_news",
-)
+_TIMES = ("received_at", "changed_at")
+_PARAMETERS = ("study", *_OF_IMAGE, "reason", *_TIMES, "pending", "failed", "not_assessed", "is_news")
 
-_ABSOLUTE = (*_OF_IMAGE, *_OF_SCORE, *_COUNTS, "reason", "received_at", "last_received_at", "changed_at")
+_ABSOLUTE = (*_OF_IMAGE, *_OF_SCORE, *_COUNTS, "reason", *_TIMES, "last_received_at")
 _REFRESH = f"""
 WITH image AS (
     SELECT i.id AS instance_id, i.study_instance_uid, i.patient_id, i.accession_number, i.origin, i.received_at,

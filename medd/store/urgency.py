@@ -41,6 +41,11 @@ def overdue_before(now: datetime, max_wait: timedelta | None) -> datetime | None
     return now - max_wait if max_wait else None
 
 
+def rank_of(probability: float | None) -> float:
+    """The order within a band, lowest first; the column `rank` of `study`."""
+    return 1.0 if probability is None else -probability
+
+
 def place_of(row: Mapping[str, Any], now: datetime, max_wait: timedelta | None) -> Place:
     """Why a study stands where it stands.
 
@@ -55,8 +60,3 @@ def place_of(row: Mapping[str, Any], now: datetime, max_wait: timedelta | None) 
     if limit is not None and row["waiting_since"] < limit:
         return Place.OVERDUE
     return BANDS[row["band"]]
-
-
-def rank_of(probability: float | None) -> float:
-    """The order within a band, lowest first; the column `rank` of `study`."""
-    return 1.0 if probability is None else -probability

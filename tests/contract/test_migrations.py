@@ -1,6 +1,7 @@
 """The schema that migrations build is the schema that the program is written for."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -9,7 +10,10 @@ from alembic.runtime.migration import MigrationContext
 
 from medd.errors import SchemaOutOfDate, SettingsError
 from medd.store.database import SCHEMA, Database, check_schema, current_schema, upgrade
-from medd.store.tables import RESULTS_VIEW, metadata, results
+from medd.store.repository import record_predictions
+from medd.store.tables import RESULTS_VIEW, annotation, instance, metadata, results, study
+from medd.store.tally import refresh
+from tests.rows import EPOCH, instance_row, prediction_of
 
 
 @pytest.fixture
@@ -142,6 +146,48 @@ def test_database_of_the_first_schema_keeps_its_rows_and_gets_the_same_schema_as
         metadata.create_all(connection)
         connection.execute(sa.text(RESULTS_VIEW))
     assert upgraded == describe(empty)
+
+
+def test_database_of_before_the_worklist_is_given_its_studies(empty):
+    upgrade_to(empty, "0003")
+    rows = [
+        (1, "s1", "a1", 0, "scored", None),
+        (2, "s1", "a1", 1, "scored", None),
+        (3, "s1", "a1", 2, "not_assessed", "lateral_view"),
+        (4, "", "", 3, "pending", None),
+        (5, "", "", 4, "not_assessed", "unreadable"),
+        (6, "s2", "a2", 5, "not_assessed", "lateral_view"),
+        (7, "s2", "a2", 6, "failed", "retries_exhausted"),
+        (8, "s3", "a3", 7, "scored", None),
+    ]
+    with empty.write() as connection:
+        for id_, uid, accession, second, status, reason in rows:
+            values = {"study_instance_uid": uid, "accession_number": accession, "status": status, "reason": reason}
+            row = instance_row(second, id=id_, patient_id=f"P{id_}", **values)
+            connection.execute(instance.insert().values(row))
+        record_predictions(connection, [prediction_of(1, 0.2), prediction_of(2, 0.9), prediction_of(8, 0.6)])
+        for id_, label, second in ((1, "NORMAL", 1), (8, "NORMAL", 9), (8, "PNEUMONIA", 8)):
+            at = EPOCH + timedelta(seconds=second)
+            connection.execute(annotation.insert().values(instance_id=id_, label=label, reader=f"at {second}", at=at))
+    upgrade(empty)
+
+    def stored() -> list[dict]:
+        with empty.read() as connection:
+            found = connection.execute(sa.select(study).order_by(study.c.instance_id)).mappings()
+            return [{name: row[name] for name in row if name != "changed_at"} for row in found]
+
+    filled = stored()
+    assert [(row["images"], row["status"], row["reason"], row["patient_id"], row["read_by"]) for row in filled] == [
+        (3, "scored", None, "P2", None),  # what was said of it was said before the last image came
+        (1, "pending", None, "P4", None),
+        (1, "not_assessed", "unreadable", "P5", None),
+        (2, "failed", "retries_exhausted", "P6", None),
+        (1, "scored", None, "P8", "at 8"),
+    ]
+    assert filled[4]["read_at"] == EPOCH + timedelta(seconds=8)
+    with empty.write() as connection:
+        refresh(connection, None)
+    assert stored() == filled
 
 
 def test_views_of_the_users_own_outlive_the_migration(empty):

@@ -24,7 +24,6 @@ from medd.store.repository import (
     RESULT_COLUMNS,
     ResultFilter,
     find_results,
-    find_worklist,
     record_predictions,
     record_shadow,
     set_not_assessed,
@@ -62,11 +61,6 @@ def results(database: Database, **wanted: object) -> list[dict]:
 
 def ids(database: Database, **wanted: object) -> list[int]:
     return [row["instance_id"] for row in results(database, **wanted)]
-
-
-def worklist(database: Database, since: datetime = EPOCH, limit: int = 100) -> list[dict]:
-    with database.read() as connection:
-        return find_worklist(connection, since, limit)
 
 
 def count(database: Database, table: sa.Table) -> int:
@@ -385,81 +379,7 @@ def test_view_cannot_be_written(database):
         connection.execute(sa.text("UPDATE results SET status = 'scored'"))
 
 
-# Worklist
-
-
-def test_findings_come_first_then_the_unjudged_then_what_is_below_the_threshold(database):
-    add_one(database, 1, 0.1)
-    add_one(database, 2, 0.6)
-    add_one(database, 3)
-    add_one(database, 4, 0.95)
-    add_one(database, 5, status=Status.NOT_ASSESSED, reason=Reason.LATERAL_VIEW)
-    add_one(database, 6, status=Status.FAILED, reason=Reason.RETRIES_EXHAUSTED)
-    add_one(database, 7, 0.4)
-    rows = [(row["patient_id"], row["status"], row["probability"]) for row in worklist(database)]
-    assert rows == [
-        ("P4", "scored", 0.95),
-        ("P2", "scored", 0.6),
-        ("P3", "pending", None),
-        ("P5", "not_assessed", None),
-        ("P6", "failed", None),
-        ("P7", "scored", 0.4),
-        ("P1", "scored", 0.1),
-    ]
-
-
-def test_study_stands_at_its_worst_image(database):
-    add_one(database, 1, 0.7)
-    for number, probability in ((2, 0.1), (3, 0.8), (4, 0.3)):
-        add_one(database, number, probability, study_instance_uid="1.2.1.9", patient_id="P9")
-    rows = worklist(database)
-    assert [(row["patient_id"], row["probability"], row["images"]) for row in rows] == [("P9", 0.8, 3), ("P1", 0.7, 1)]
-    assert rows[0]["label"] == "PNEUMONIA"
-    assert rows[0]["positive"] is True
-    assert rows[0]["received_at"] == EPOCH + timedelta(seconds=2)
-
-
-def test_study_that_is_not_judged_completely_goes_before_the_negatives(database):
-    add_one(database, 1, 0.45)
-    for number, status, reason in ((2, Status.PENDING, None), (4, Status.FAILED, Reason.RETRIES_EXHAUSTED)):
-        add_one(database, number, 0.1, study_instance_uid=f"1.2.1.{number}", patient_id=f"S{number}")
-        add_one(database, number + 1, study_instance_uid=f"1.2.1.{number}", status=status, reason=reason, patient_id="")
-    rows = [(row["patient_id"], row["status"], row["images"]) for row in worklist(database)]
-    assert rows == [("S2", "pending", 2), ("S4", "failed", 2), ("P1", "scored", 1)]
-
-
-def test_refused_image_beside_a_scored_one_does_not_raise_its_study(database):
-    add_one(database, 1, 0.2, study_instance_uid="1.2.1.1")
-    lateral = {"status": Status.NOT_ASSESSED, "reason": Reason.LATERAL_VIEW}
-    add_one(database, 2, study_instance_uid="1.2.1.1", **lateral)
-    [row] = worklist(database)
-    assert (row["status"], row["label"], row["images"]) == ("scored", "NORMAL", 2)
-
-
-def test_images_without_a_study_stand_alone(database):
-    for number, probability in ((1, 0.3), (2, 0.9), (3, 0.6)):
-        add_one(database, number, probability, study_instance_uid="", patient_id="")
-    rows = worklist(database)
-    assert [(row["probability"], row["images"]) for row in rows] == [(0.9, 1), (0.6, 1), (0.3, 1)]
-
-
-def test_worklist_shows_a_finding_before_a_higher_probability_that_is_none(database):
-    study = {"study_instance_uid": "1.2.3"}
-    below, above = (add(database, instance_row(n, **study)) for n in (1, 2))
-    ids = [next(iter(added.values())).id for added in (below, above)]
-    record(database, prediction_of(ids[0], 0.85, "new/1", threshold=0.9, positive=False, label="NORMAL"))
-    record(database, prediction_of(ids[1], 0.5, threshold=0.3, positive=True, label="PNEUMONIA"))
-    add_one(database, 3, 0.1, status="pending")
-    first = worklist(database)[0]
-    assert (first["study_instance_uid"], first["label"], first["probability"]) == ("1.2.3", "PNEUMONIA", 0.5)
-
-
-def test_worklist_keeps_to_its_time_and_length(database):
-    for number in range(1, 5):
-        add_one(database, number, number / 10)
-    assert len(worklist(database, limit=2)) == 2
-    later = worklist(database, since=EPOCH + timedelta(seconds=3))
-    assert [row["patient_id"] for row in later] == ["P4", "P3"]
+# Statuses
 
 
 def test_statuses_are_counted(database):

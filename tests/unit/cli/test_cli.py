@@ -21,7 +21,9 @@ from medd.queue.base import CLASSIFY
 from medd.store.database import SCHEMA, Database, check_schema
 from medd.store.inserts import InstanceInserter
 from medd.store.repository import RESULT_COLUMNS, record_predictions
+from medd.store.studies import mark_read
 from medd.store.tables import instance, job
+from medd.store.tally import refresh
 from medd.testing import EXPECTED_REASONS, bad_inputs, stub_bundle, write_samples, write_stub_plugin
 from tests.rows import instance_row, prediction_of
 from tests.support import ROOT
@@ -88,6 +90,7 @@ def filled(home: Home) -> Home:
         connection.execute(dead.values(state="dead", attempts=5, error="spool: gone"))
         failed = instance.update().where(instance.c.id == ids[3])
         connection.execute(failed.values(status="failed", reason="retries_exhausted"))
+        refresh(connection, ids)
     database.close()
     return home
 
@@ -286,10 +289,35 @@ def test_nothing_found_is_no_error(filled):
     filled.medd("results", "--patient", "nobody")
 
 
-def test_worklist_is_most_urgent_first_and_says_what_it_is_not(filled):
-    order = [row["patient_id"] for row in filled.json("worklist", "--since", "30d")]
-    assert order == ["P1", "P2", "P3", "P4", "P0"]
+def test_worklist_is_most_urgent_first_and_says_what_it_is_not(filled, monkeypatch):
+    def order(*options: str) -> list[tuple[str, str]]:
+        return [(row["patient_id"], row["place"]) for row in filled.json("worklist", *options)]
+
+    urgent = [("P2", "finding"), ("P3", "unjudged"), ("P4", "unjudged")]
+    assert order() == [("P1", "overdue"), *urgent]
+    assert order("--since", "30d") == [("P0", "overdue"), ("P1", "overdue"), *urgent]
+    monkeypatch.setenv("MEDD_WORKLIST__MAX_WAIT_MIN", "0")
+    assert order("--since", "30d") == [("P1", "finding"), *urgent, ("P0", "below")]
     assert DISCLAIMER in filled.medd("worklist")[0]
+
+
+def test_worklist_leaves_out_what_was_read(filled):
+    database = filled.database()
+    with database.write() as connection:
+        mark_read(connection, "1.2.1.2", "anna", datetime.now(UTC))
+    database.close()
+    assert [row["patient_id"] for row in filled.json("worklist")] == ["P1", "P3", "P4"]
+    assert [row["place"] for row in filled.json("worklist", "--all")] == ["overdue", "unjudged", "unjudged", "read"]
+
+
+def test_columns_of_the_worklist_stand_where_scripts_look_for_them(filled):
+    header = filled.medd("worklist", "--format", "csv")[0].splitlines()[0]
+    assert header == (
+        "received_at,study_instance_uid,patient_id,accession_number,origin,images,status,label,positive,probability,"
+        "threshold,reason,model,place"
+    )
+    keys = "study_instance_uid patient_id accession_number received_at images status reason label positive probability"
+    assert " ".join(filled.json("worklist")[0]) == f"{keys} threshold model origin place"
 
 
 def write_csv(*values: object) -> list[str]:
