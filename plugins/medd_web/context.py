@@ -14,14 +14,20 @@ from fastapi.responses import HTMLResponse
 from medd import DISCLAIMER, __version__, pipeline
 from medd.classify.desk import ModelDesk
 from medd.ingest.intake import Intake
+from medd.records import UserRole
 from medd.settings import Settings
 from medd.store.spool import Spool
 from medd_web.buckets import LoginGuard
 
 log = logging.getLogger(__name__)
 
-#: The pages in the bar above: path, title.
-NAVIGATION = (("/", "Worklist"), ("/upload", "Upload"), ("/models", "Models"), ("/operations", "Operations"))
+#: The pages in the bar above: path, title, and who may see them.
+NAVIGATION = (
+    ("/", "Worklist", UserRole.READER),
+    ("/upload", "Upload", UserRole.OPERATOR),
+    ("/models", "Models", UserRole.READER),
+    ("/operations", "Operations", UserRole.READER),
+)
 
 
 class Context:
@@ -145,6 +151,6 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
         "request": request,
         "user": user,
         "login": get_context(request).settings.web.login,
-        "navigation": [entry for entry in NAVIGATION if entry[0] in known] if user else [],
+        "navigation": [(path, title) for path, title, role in NAVIGATION if path in known and user and user.may(role)],
     }
     return HTMLResponse(TEMPLATES.get_template(name).render(shared | values), status)

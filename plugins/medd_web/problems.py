@@ -10,10 +10,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medd.errors import GateRefused, InputError, MeddError, ModelError, PeerRefused, SettingsError, TransientError
 from medd_web.context import page
-from medd_web.headers import ALWAYS
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MeddError, _expected)
-    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(Faults)
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -94,6 +94,25 @@ def _expected(request: Request, error: Exception) -> Response:
     return answer(request, status, str(error), {"Retry-After": "5"} if status == 503 else None)
 
 
-def _bug(request: Request, error: Exception) -> Response:
-    # Asked outside of all our layers, so that their headers have to be set here.
-    return answer(request, 500, "This is a fault of medd; its log says more.", ALWAYS)
+class Faults:
+    """Answers a fault of ours like any other failure, and logs it; the connection goes on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        began = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:  # whatever it is: who asks is to be told, and whoever runs this to find it in the log
+            log.exception("a request met a fault", extra={"event": "web.fault"})
+            if began or scope["type"] != "http":
+                raise
+            await answer(Request(scope), 500, "This is a fault of medd; its log says more.")(scope, receive, send)
