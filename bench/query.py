@@ -19,13 +19,17 @@ from random import Random
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 from peers import free_port
 from sqlalchemy import Connection
 from tables import arguments, machine, report, spread
 
 from medd.records import Reason, Status
 from medd.store.database import Database, upgrade
-from medd.store.repository import ResultFilter, count_statuses, find_results, find_worklist
+from medd.store.repository import ResultFilter, count_statuses, find_results
+from medd.store.studies import WorklistFilter, count_worklist, find_worklist, signature
+from medd.store.tables import study
+from medd.store.tally import refresh
 
 #: A year of a large hospital's films: 2,700 a day.
 ROWS = 1_000_000
@@ -93,6 +97,17 @@ def predictions(count: int) -> Iterator[Row]:
 
 
 TABLES = {"instance": instances, "prediction": predictions}
+#: Studies that nobody has read: the newest.
+UNREAD = 100_000
+
+
+def make_studies(database: Database) -> None:
+    """The rows of `study`, all but the newest of them read."""
+    with database.write() as connection:
+        refresh(connection, None)
+        oldest = sa.select(study.c.received_at).order_by(study.c.received_at.desc()).offset(UNREAD).limit(1)
+        read = study.update().where(study.c.received_at <= oldest.scalar_subquery())
+        connection.execute(read.values(read_at=study.c.received_at, read_by="anna"))
 
 
 def load_sqlite(database: Database, count: int) -> None:
@@ -162,6 +177,12 @@ def questions(count: int) -> dict[str, Question]:
     def results(**wanted: Any) -> Question:
         return partial(find, **wanted)
 
+    def worklist(
+        max_wait: timedelta | None = timedelta(hours=4), limit: int = 100, offset: int = 0, **wanted: Any
+    ) -> Question:
+        asked = WorklistFilter(**wanted)
+        return lambda connection: len(find_worklist(connection, asked, NOW, max_wait, limit, offset))
+
     day = NOW - timedelta(hours=24)
     return {
         "results --limit 100": results(limit=100),
@@ -185,7 +206,16 @@ def questions(count: int) -> dict[str, Question]:
             since=day, label="PNEUMONIA", min_probability=0.9
         ),
         "results --label none of these --limit 100": results(label="VIRUS", limit=100),
-        "worklist": lambda connection: len(find_worklist(connection, day, 100)),
+        "worklist": worklist(since=day, read=False),
+        "worklist --all --since 365d": worklist(since=NOW - SPAN, read=None),
+        "worklist of a site without a cap on waiting": worklist(max_wait=None, read=False),
+        "worklist, a page of 50": worklist(limit=50),
+        "worklist, a page of 50 behind 50,000": worklist(limit=50, offset=UNREAD // 2),
+        "worklist, one patient": worklist(text=f"P{count // 9:07}", read=None),
+        "worklist, all patients that begin with P": worklist(text="P"),
+        "worklist, failed ones": worklist(status=Status.FAILED),
+        "worklist, counted up to 1000": lambda connection: count_worklist(connection, WorklistFilter()),
+        "worklist, whether anything has changed": lambda connection: len(signature(connection)),
         "count by status": lambda connection: len(count_statuses(connection)),
     }
 
@@ -214,6 +244,7 @@ def main() -> None:
             for name, load in (("SQLite", load_sqlite), ("PostgreSQL", load_postgresql)):
                 upgrade(databases[name])
                 load(databases[name], count)
+                make_studies(databases[name])
                 print(f"{name}: {count} rows loaded", file=sys.stderr)
             for _ in range(rounds):
                 for title, question in questions(count).items():
@@ -231,8 +262,9 @@ def main() -> None:
         table.append([f"`{title}`", str(found[title]), *(spread(by[name], 1) for name in databases)])
         table[-1].append(f"{slower / BAR_MS:.2f}")
     note = (
-        f"{count} instances over {SPAN.days} days. Median (lowest–highest) milliseconds of {rounds} interleaved "
-        f"rounds; the highest is mostly the first, with less in the caches. {machine(args.scratch)}."
+        f"{count} instances over {SPAN.days} days, two to a study; the newest {min(UNREAD, count // 2)} studies unread. "
+        f"Median (lowest–highest) milliseconds of {rounds} interleaved rounds; the highest is mostly the first, with "
+        f"less in the caches. {machine(args.scratch)}."
     )
     header = ["query", "rows", *databases, f"slower one : {BAR_MS} ms"]
     report("Queries", note, header, table, args.output)
