@@ -262,7 +262,7 @@ def main() -> None:
         table.append([f"`{title}`", str(found[title]), *(spread(by[name], 1) for name in databases)])
         table[-1].append(f"{slower / BAR_MS:.2f}")
     note = (
-        f"{count} instances over {SPAN.days} days, two to a study; the newest {min(UNREAD, count // 2)} studies unread. "
+        f"{count} instances over {SPAN.days} days, two to a study, the newest {min(UNREAD, count // 2)} unread. "
         f"Median (lowest–highest) milliseconds of {rounds} interleaved rounds; the highest is mostly the first, with "
         f"less in the caches. {machine(args.scratch)}."
     )
