@@ -28,6 +28,9 @@ PAGES: tuple[str, ...] = (
     "medd_web.upload",
     "medd_web.login",
     "medd_web.audit_log",
+    "medd_web.operations",
+    "medd_web.metrics",
+    "medd_web.health",
 )
 INTERFACES: tuple[str, ...] = ("medd_web.api", "medd_web.stow")
 #: Requests answered at one time; each may hold a connection to the database, of which there are 15.
