@@ -57,7 +57,7 @@ def find_images(connection: Connection, ids: Sequence[int]) -> list[CaseImage]:
         .where(i.id.in_(ids))
         .order_by(i.id)
     )
-    return [_image(row._mapping) for row in rows]
+    return [_image(row._asdict()) for row in rows]
 
 
 def _image(row: Mapping[str, Any]) -> CaseImage:

@@ -15,12 +15,13 @@ from sqlalchemy import Connection
 
 from medd.dicom.findings import finding_of, lines_of
 from medd.errors import SettingsError
-from medd.records import UNSURE, WITHDRAWN, DeliveryState, Prediction, Status, is_storable
+from medd.records import UNSURE, WITHDRAWN, AuditOutcome, DeliveryState, Prediction, Status, is_storable
 from medd.store.annotations import find_instances
 from medd.store.outbox import study_key
 from medd.store.tables import (
     annotation,
     attachment,
+    audit,
     commitment,
     delivery,
     instance,
@@ -29,8 +30,11 @@ from medd.store.tables import (
     pulled,
     report,
     sent,
+    study,
 )
 
+#: What the audit trail tells besides, and is told from its own rows here.
+_TOLD_OTHERWISE = ("annotated", "study_read")
 #: Storage commitment is asked for this long after what it is about, at most.
 _COMMITMENT_WITHIN = timedelta(days=7)
 
@@ -57,6 +61,10 @@ class What(StrEnum):
     #: A destination has acknowledged objects.
     DELIVERED = "delivered"
     COMMITMENT = "commitment"
+    #: Somebody has read the study.
+    READ = "read"
+    #: Somebody saw it, or took it away, by the audit trail.
+    ACCESSED = "accessed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ def find_case(connection: Connection, key: str) -> Case:
     found = [(row.id, study_key(row.study_instance_uid, row.sha256)) for row in rows]
     if not found:
         raise SettingsError(f"no study or instance of this UID, SHA-256 or id. Received: {key!r}")
-    return Case(found[0][1], tuple(id_ for id_, study in found if study == found[0][1]))
+    return Case(found[0][1], tuple(id_ for id_, of in found if of == found[0][1]))
 
 
 def find_steps(connection: Connection, case: Case) -> list[Step]:
@@ -133,8 +141,8 @@ def _in_order(steps: Sequence[Step]) -> list[Step]:
 # -- what came in, and what was said of it -------------------------------------------------------------------------
 
 
-def _fetched(connection: Connection, study: str) -> Iterator[Step]:
-    for row in connection.execute(pulled.select().where(pulled.c.study_instance_uid == study)):
+def _fetched(connection: Connection, key: str) -> Iterator[Step]:
+    for row in connection.execute(pulled.select().where(pulled.c.study_instance_uid == key)):
         told = f"fetched from {row.source}: {row.images} images" + (f", {row.failed} failed" if row.failed else "")
         facts = _facts(row, "source modalities images failed listed complete error")
         yield Step(row.at, What.FETCHED, None, told, facts)
@@ -220,18 +228,25 @@ def _annotated(connection: Connection, instance_id: int) -> Iterator[Step]:
 # -- what goes out -------------------------------------------------------------------------------------------------
 
 
-def _of_study(connection: Connection, study: str, images: Sequence[Any]) -> Iterator[Step]:
-    for row in connection.execute(report.select().where(report.c.study == study).order_by(report.c.number)):
+def _of_study(connection: Connection, key: str, images: Sequence[Any]) -> Iterator[Step]:
+    for row in connection.execute(report.select().where(report.c.study == key).order_by(report.c.number)):
         told = f"report {row.number} of what was known then"
         yield Step(row.created_at, What.REPORT, None, told, _facts(row, "number sop_instance_uid"))
-    taken = connection.execute(sent.select().where(sent.c.study == study).order_by(sent.c.at, sent.c.object)).all()
+    taken = connection.execute(sent.select().where(sent.c.study == key).order_by(sent.c.at, sent.c.object)).all()
     yield from (_delivered(row) for row in taken)
-    waiting = delivery.select().where(delivery.c.study == study).order_by(delivery.c.destination)
+    waiting = delivery.select().where(delivery.c.study == key).order_by(delivery.c.destination)
     yield from (_delivery(row) for row in connection.execute(waiting) if row.state != DeliveryState.DONE or row.error)
     uids = {row.sop_instance_uid for row in images} | {row.object for row in taken}
     moments = [row.received_at for row in images] + [row.at for row in taken]
     if moments:
         yield from _commitments(connection, uids - {""}, min(moments), max(moments) + _COMMITMENT_WITHIN)
+    for row in connection.execute(study.select().where(study.c.study == key, study.c.read_at.is_not(None))):
+        yield Step(row.read_at, What.READ, None, f"read by {row.read_by}", _facts(row, "read_by"))
+    seen = audit.select().where(audit.c.study == key, audit.c.action.not_in(_TOLD_OTHERWISE)).order_by(audit.c.id)
+    for row in connection.execute(seen):
+        told = f"{row.account} from {row.address or 'this machine'}: {row.action.replace('_', ' ')}"
+        told += "" if row.outcome == AuditOutcome.SUCCESS else f" ({row.outcome})"
+        yield Step(row.at, What.ACCESSED, None, told, _facts(row, "account address action outcome instance detail"))
 
 
 def _delivered(row: Any) -> Step:

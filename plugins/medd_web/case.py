@@ -30,7 +30,7 @@ from medd_web.audit import record
 from medd_web.auth import User, reader
 from medd_web.context import Context, get_context, page
 from medd_web.header import describe
-from medd_web.picture import find_image
+from medd_web.picture import find_image, note
 from medd_web.worklist import Wanted, max_wait, wanted
 
 router = APIRouter()
@@ -150,7 +150,7 @@ def case(request: Request, user: Reader, study: Key, asked: Asked, image: int | 
         return RedirectResponse(f"{asked.case(found.study)}&image={found.instance_ids[0]}", 303)
     values = _look_up(request, user, found, image, asked)
     shown = values["image"]
-    record(context, request, user, Action.CASE_SEEN, study=study, instance=shown.id)
+    note(context, request, user, shown, again=True)
     facts = []
     if shown.media_type is MediaType.DICOM:
         facts = describe(context.spool.path(shown.sha256, shown.media_type))

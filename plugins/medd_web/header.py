@@ -17,6 +17,8 @@ FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Device", ("Manufacturer", "ManufacturerModelName", "StationName", "InstitutionName")),
     ("Comments", ("PatientComments", "ImageComments")),
 )
+#: Of an Age String (PS3.5 section 6.2).
+_UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
 #: Characters of one value that are looked at: a page needs no more.
 LONGEST = 2000
 
@@ -39,6 +41,8 @@ def _text(source: Dataset, keyword: str) -> str:
         return ""
     if keyword == "PatientName":  # PS3.5 section 6.2: letters, ideographs and sounds; within each, parts
         return " · ".join(" ".join(filter(None, group.split("^"))) for group in value.split("=") if group)
+    if keyword == "PatientAge" and len(value) == 4 and value[:3].isdecimal():
+        return f"{int(value[:3])} {_UNITS.get(value[3], value[3])}"
     if keyword.endswith("Date") and len(value) == 8 and value.isdecimal():
         return f"{value[:4]}-{value[4:6]}-{value[6:]}"
     if keyword.endswith("Time") and value[:4].isdecimal() and len(value) >= 4:

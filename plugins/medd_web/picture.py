@@ -86,7 +86,7 @@ def levels(request: Request, user: Reader, instance_id: int) -> Response:
     """All pixels of an image, in the form of `pack`."""
     context = get_context(request)
     image = find_image(context, instance_id)
-    _note(context, request, user, image)
+    note(context, request, user, image)
     etag = f'"{image.sha256[:32]}-{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
@@ -134,7 +134,7 @@ def heat(request: Request, user: Reader, instance_id: int) -> Response:
         found = [one for one in find_attachments(connection, instance_id) if one.name == "heat" and image.has_heat]
     if not found:
         raise HTTPException(404, "there is no heat map")
-    _note(context, request, user, image)
+    note(context, request, user, image)
     return Response(paint(found[0].content), media_type="image/png")
 
 
@@ -159,7 +159,7 @@ def thumbnail(request: Request, user: Reader, instance_id: int) -> Response:
     """A small picture of an image, for studies of several."""
     context = get_context(request)
     image = find_image(context, instance_id)
-    _note(context, request, user, image)
+    note(context, request, user, image)
     etag = f'"{image.sha256[:32]}-t{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
@@ -185,9 +185,9 @@ def shrink(made: Levels) -> bytes:
     return encoded.tobytes()
 
 
-def _note(context: Context, request: Request, user: User, image: CaseImage) -> None:
-    """Keep that somebody has looked at an image; with the page of its case, or without."""
+def note(context: Context, request: Request, user: User, image: CaseImage, *, again: bool = False) -> None:
+    """Keep that somebody has looked at an image; `again` also where that was told a short while ago."""
     key = (context.settings.home, user.name, address_of(request), image.id)
-    if key not in _SEEN:
+    if again or key not in _SEEN:
         record(context, request, user, Action.CASE_SEEN, study=image.study, instance=image.id)
         _SEEN.add(key)

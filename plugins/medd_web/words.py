@@ -1,7 +1,7 @@
 """The words in which pages speak of states and reasons. What nobody judged is never called normal here."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from medd.records import DeliveryState, Reason, Status
@@ -41,7 +41,7 @@ FLAGS: dict[str, str] = {
 SENDINGS: dict[str, tuple[str, str]] = {
     DeliveryState.PENDING: ("waits", "waiting"),
     DeliveryState.RUNNING: ("being sent", "waiting"),
-    DeliveryState.DONE: ("sent", "below"),
+    DeliveryState.DONE: ("sent", "good"),
     DeliveryState.DEAD: ("given up", "failed"),
 }
 
@@ -60,26 +60,34 @@ def probability(value: float, threshold: float | None = None) -> str:
     return f"{value:.6f}"
 
 
-def priority(row: Mapping[str, Any], now: datetime, max_wait: timedelta | None) -> tuple[str, str, str]:
-    """Why a study stands where it stands in the worklist.
+#: Why a study stands where it stands.
+PLACES: dict[str, str] = {
+    Place.OVERDUE: "Nobody has read it for longer than worklist.max_wait_min: it goes before all that wait less.",
+    Place.FINDING: "An image reached its model's threshold; the surest go first.",
+    Place.UNJUDGED: "No model has judged all of it: it may hold anything.",
+    Place.BELOW: "All that was judged is below the threshold; the nearest to it go first.",
+    Place.READ: "It has been read; the last one read goes first.",
+}
+
+
+def priority(row: Mapping[str, Any], now: datetime) -> tuple[str, str, str]:
+    """Why a study stands where it stands in the worklist, in a word or two.
 
     Args:
         row: As `medd.store.studies.find_worklist` gives it.
         now: This moment.
-        max_wait: The cap on waiting.
 
     Returns:
         A word, the class of its badge, and a sentence.
     """
     if row["place"] == Place.OVERDUE:
-        cap = ago(now - max_wait, now) if max_wait else ""
-        return "Overdue", "overdue", f"unread for {ago(row['waiting_since'], now)}, longer than {cap}"
+        return "Overdue", "overdue", f"unread for {ago(row['waiting_since'], now)}"
     if row["place"] == Place.READ:
         return "Read", "waiting", f"by {row['read_by']}, {ago(row['read_at'], now)} ago"
     if row["place"] == Place.FINDING:
-        return "Finding", "finding", incomplete(row) or "at or above the threshold"
+        return "Finding", "finding", incomplete(row) or str(row["label"] or "")
     if row["place"] == Place.BELOW:
-        return "Below", "below", "below the threshold"
+        return "Below threshold", "below", incomplete(row)
     word, badge = STATUSES[row["status"]]
     return word, badge, incomplete(row)
 

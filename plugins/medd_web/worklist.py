@@ -15,10 +15,10 @@ from medd_web import words
 from medd_web.actions import Action
 from medd_web.audit import record
 from medd_web.auth import User, reader
+from medd_web.buckets import address_of
 from medd_web.context import Context, get_context, page
 from medd_web.events import digest
 from medd_web.lately import Lately
-from medd_web.limits import address_of
 
 router = APIRouter()
 
@@ -119,7 +119,7 @@ def look_up(context: Context, asked: Wanted) -> dict[str, Any]:
         rows = found[:PAGE]
         sendings = find_sendings(connection, [row["study"] for row in rows])
     for row in rows:
-        row["priority"] = words.priority(row, now, cap)
+        row["priority"] = words.priority(row, now)
         row["sendings"] = sendings.get(row["study"], [])
     first = (asked.page - 1) * PAGE
     return {

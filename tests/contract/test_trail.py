@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from medd.errors import SettingsError
 from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
-from medd.records import UNSURE, WITHDRAWN, Annotation, Reason, Status
+from medd.records import UNSURE, WITHDRAWN, Annotation, AuditOutcome, Reason, Status
 from medd.store.annotations import annotate
+from medd.store.audit import Event, add_event
 from medd.store.commitments import Commitments
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
@@ -17,6 +18,7 @@ from medd.store.outbox import Deliveries, Outbox
 from medd.store.reports import make_report, record_sent
 from medd.store.repository import record_predictions, record_shadow, set_not_assessed
 from medd.store.spool import Spool
+from medd.store.studies import mark_read
 from medd.store.tables import commitment, instance, pulled, sent
 from medd.store.trail import Step, What, find_case, find_steps
 from tests.rows import EPOCH, instance_row, prediction_of
@@ -237,6 +239,20 @@ def test_storage_commitment_of_both_directions_is_told(site):
         "CR1 asked us to keep 1 images; not answered yet",
         "main was asked to keep 2 objects; not answered yet",
     ]
+
+
+def test_who_has_read_and_seen_a_case_is_told(site):
+    id_ = site.receive(1)
+    with site.database.write() as connection:
+        mark_read(connection, "1.2.1.1", "anna", LATE)
+        for action, outcome in (("case_seen", "success"), ("annotated", "success"), ("exported", "failed")):
+            event = Event("ben", action, AuditOutcome(outcome), "10.0.0.9", "1.2.1.1", str(id_))
+            add_event(connection, event)
+        add_event(connection, Event("ben", "case_seen", study="1.2.1.2"))
+    told = site.told("1.2.1.1")
+    assert ("read", "read by anna") in told
+    accessed = [words for what, words in told if what == "accessed"]
+    assert accessed == ["ben from 10.0.0.9: case seen", "ben from 10.0.0.9: exported (failed)"]
 
 
 def test_what_was_fetched_from_an_archive_is_told_first(site):
