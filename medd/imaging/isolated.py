@@ -4,6 +4,7 @@ Codecs are C code that is fed by whoever can reach the port. A thread that they 
 that they crash takes everything in it along, so theirs hold nothing but the one file in work.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -183,8 +184,10 @@ def main() -> None:
     module, _, name = function.partition(":")
     work: Callable[[Any], Any] = getattr(import_module(module), name)
     connection: Connection[Any, Any] = Connection(int(fd))
-    connection.send(_READY)
-    _serve(connection, work, float(timeout_s))
+    # Our parent may die at any moment; then there is nobody to tell.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(_READY)
+        _serve(connection, work, float(timeout_s))
 
 
 if __name__ == "__main__":
