@@ -25,6 +25,7 @@ from medd.registry.bundle import Gate
 from medd.store.database import Database, check_schema
 from medd.store.repository import ResultFilter, find_attachments, find_results
 from medd.store.spool import Spool
+from medd.store.studies import WorklistFilter, find_worklist
 from medd.store.tables import job, prediction
 from medd.testing import EXPECTED_REASONS, bad_inputs, cheap_series, stub_bundle, stub_plugin
 from medd.testing.stub_plugin import spec
@@ -185,6 +186,23 @@ def test_bad_images_fail_alone_each_with_its_reason(room):
         assert (rows[id_]["label"] is None) == (wanted[name] is not None)  # "not assessed" is never "normal"
     assert {rows[id_]["status"] for id_ in good} == {"scored"}
     assert {row.state for row in room.jobs().values()} == {"done"}
+
+
+def test_studies_follow_in_the_commit_of_the_results(room):
+    room.films(3)
+    room.receive(*(file for file in bad_inputs(room.home / "bad").values() if file.is_file()))
+    while room.work(room.stub()):
+        pass
+    results = {row["instance_id"]: row for row in room.rows().values()}
+    with room.database.read() as connection:
+        studies = find_worklist(connection, WorklistFilter(), datetime.now(UTC), None, 100)
+    assert sum(row["images"] for row in studies) == len(results)
+    assert {row["status"] for row in studies} == {"scored", "not_assessed"}
+    for row in studies:
+        decides = results[row["instance_id"]]
+        assert [row[name] for name in ("probability", "label", "model")] == [
+            decides[name] for name in ("probability", "label", "model")
+        ]
 
 
 def test_image_that_a_classifier_raises_on_fails_alone(room):
