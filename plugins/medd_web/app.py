@@ -28,6 +28,7 @@ PAGES: tuple[str, ...] = (
     "medd_web.upload",
     "medd_web.login",
     "medd_web.audit_log",
+    "medd_web.models",
     "medd_web.operations",
     "medd_web.metrics",
     "medd_web.health",

@@ -246,19 +246,20 @@ def intervals(title: str, values: Sequence[Measured], css: str = "s1") -> Chart:
     return Chart(title, canvas.markup(), (), ("", "value", "95 % interval"), rows)
 
 
-def shares_over_time(title: str, y_axis: str, lines: Sequence[tuple[str, str, Sequence[Measured]]]) -> Chart:
+def shares_over_time(title: str, lines: Sequence[tuple[str, str, Sequence[Measured]]]) -> Chart:
     """Shares in [0, 1] over time, each with its interval; every line has the same labels, and gaps where n is 0.
 
     Args:
         title: Of the chart.
-        y_axis: What the share is.
         lines: Name, CSS class, and the values, whose names are the times.
     """
     labels = [one.name for one in lines[0][2]] if lines else []
-    plot = _Plot(220, 0, 1)
+    low = min((one.low for _, _, values in lines for one in values if one.n and one.low is not None), default=0.0)
+    bottom = math.floor(low * 5 - 0.01) / 5 if low > 0 else 0.0
+    plot = _Plot(200, bottom, 1)
     said = (f"{name}: " + ", ".join(f"{one.name} {one}" for one in values if one.n) for name, _, values in lines)
-    canvas = _Canvas(220, title, "; ".join(said))
-    canvas.y_axis(plot, (0, 0.25, 0.5, 0.75, 1), "{:.0%}", y_axis)
+    canvas = _Canvas(200, title, "; ".join(said))
+    canvas.y_axis(plot, [bottom + (1 - bottom) * share / 4 for share in range(5)], "{:.0%}")
     step = (plot.right - plot.left) / max(1, len(labels))
     for number, (name, css, values) in enumerate(lines):
         shift = (number + 0.5) / len(lines) * min(step, 24) - min(step, 24) / 2
@@ -313,7 +314,7 @@ def lines(
         canvas.add("polyline", f"curve {one.css}", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places))
         for n, (x, y) in enumerate(places):
             tip = f"{one.name}, {labels[n]}: {one.values[n]:.4g}"
-            canvas.add("circle", f"mark {one.css}", tip=tip, cx=x, cy=y, r=3)
+            canvas.add("circle", f"mark {one.css}", tip=tip, cx=x, cy=y, r=3 if len(places) <= 31 else 2)
     canvas.x_labels(plot, [(plot.x(place / last), text) for place, text in ticks], x_axis)
     rows = [
         (label, *(f"{one.values[n]:.4g}" for one in series))
