@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -46,6 +47,8 @@ class Isolated:
         for child in self._children:
             self._idle.put(child)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="isolated")
+        # At the end of this process too, which would leave them to init otherwise.
+        self._end = weakref.finalize(self, _kill_all, self._children)
 
     def start(self) -> None:
         """Start the processes, so that the first item does not wait for it; without it they start when needed."""
@@ -72,9 +75,13 @@ class Isolated:
 
     def close(self) -> None:
         """End the processes; items in work are given up."""
-        for child in self._children:
-            child.kill()
+        self._end()
         self._threads.shutdown()
+
+
+def _kill_all(children: "list[_Child]") -> None:
+    for child in children:
+        child.kill()
 
 
 class _Child:
