@@ -83,8 +83,9 @@ def _look_up(request: Request, user: User, case: Case, image_id: int | None, ask
         row = find_study(connection, case.study)
         if row is None:
             raise HTTPException(404, "there is no such study")
-        images = cases.find_images(connection, case.instance_ids[:MAX_IMAGES])
-        image = _chosen(images, image_id or row["instance_id"])
+        wanted_id = image_id if image_id in case.instance_ids else row["instance_id"]
+        images = cases.find_images(connection, sorted(case.instance_ids, key=lambda id_: id_ != wanted_id)[:MAX_IMAGES])
+        image = next((one for one in images if one.id == wanted_id), images[0])
         said = cases.find_said(connection, image.id)
         others = cases.find_others(connection, case.study, row["patient_id"], MAX_OTHERS)
         sendings = cases.find_sendings(connection, [case.study]).get(case.study, [])
@@ -107,10 +108,6 @@ def _look_up(request: Request, user: User, case: Case, image_id: int | None, ask
         "now": now,
         "words": words,
     }
-
-
-def _chosen(images: Sequence[CaseImage], image_id: int) -> CaseImage:
-    return next((one for one in images if one.id == image_id), images[0])
 
 
 def _spec(context: Context) -> ClassifierSpec:

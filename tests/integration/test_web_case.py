@@ -1,0 +1,419 @@
+"""The page of a case, its pixels, and what readers say there. Over real HTTP."""
+
+import json
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from medd.dicom.source import lenient
+from medd.imaging import load_levels
+from medd.records import UNSURE, Reason
+from medd.store.annotations import find_truths
+from medd.store.audit import EventFilter, find_events
+from medd.store.studies import find_study
+from medd.testing import dicom_radiograph, jpeg_radiograph
+from medd_web import picture
+from medd_web.header import describe
+from tests.ward import Ward
+from tests.web import BROWSER, running_web, web_settings
+
+STUDY = "1.2.826.0.1.3680043.8.498.1"
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    with running_web(web_settings(tmp_path / "home")) as web:
+        yield Ward(web, tmp_path)
+
+
+def get(ward: Ward, study: str = STUDY, more: str = "", **headers: str) -> httpx.Response:
+    return ward.web.client.get(f"/case?study={study}{more}", headers=BROWSER | headers)
+
+
+def words(page: str) -> str:
+    """What of a page is text."""
+    return " ".join(unescape(re.sub("<[^>]*>", " ", re.sub("(?s)<(dialog|script).*?</\\1>", "", page))).split())
+
+
+def post(ward: Ward, path: str, htmx: bool = True, **data: object) -> httpx.Response:
+    headers = {"HX-Request": "true"} if htmx else {}
+    return ward.web.client.post(path, data=data, headers=BROWSER | headers)
+
+
+def truths(ward: Ward) -> dict[int, dict[str, str]]:
+    with ward.database.read() as connection:
+        return {truth.instance_id: truth.labels for truth in find_truths(connection)}
+
+
+def audited(ward: Ward) -> list[tuple[str, str, str, str]]:
+    with ward.database.read() as connection:
+        found = [(e["action"], e["study"], e["instance"], e["detail"]) for e in find_events(connection, EventFilter())]
+    return [event for event in found if not event[0].startswith("server_")][::-1]
+
+
+# -- what is shown -------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_shown_with_its_probability_threshold_and_model(ward):
+    ward.film(1, 0.876, StudyInstanceUID=STUDY, patient_id="P-1", AccessionNumber="A-1")
+    page = get(ward).text
+    text = words(page)
+    assert "Finding PNEUMONIA" in text
+    assert "p = 0.876 threshold 0.500" in text
+    assert "P-1" in text
+    assert "accession A-1" in text
+    assert "SYNTHETIC" in text, "the patient's name, from the film itself"
+    assert 'data-heat="1"' in page
+    assert "Agree a PNEUMONIA" in text
+    assert "Disagree d NORMAL" in text
+
+
+def test_below_the_threshold_is_said_so_and_has_no_heat_map(ward):
+    id_ = ward.film(1, 0.2, StudyInstanceUID=STUDY)
+    page = get(ward).text
+    assert "Below the threshold PNEUMONIA p = 0.200 threshold 0.500" in words(page)
+    assert "data-heat" not in page
+    assert ward.web.client.get(f"/image/{id_}/heat").status_code == 404
+
+
+def test_what_was_not_assessed_shows_why_and_no_score(ward):
+    ward.refuse(ward.film(1, StudyInstanceUID=STUDY))
+    text = words(get(ward).text)
+    assert "Not assessed unlike what the model was trained on novelty 2.10, above 1.73 refused by stub/1" in text
+    assert "it may hold anything" in text
+    assert "p =" not in text
+    assert "Agree" not in text, "there is nothing to agree with"
+    assert "NORMAL PNEUMONIA Cannot tell" in text
+
+
+def test_what_the_model_is_for_and_not_for_stands_beside_it(ward):
+    ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    assert "What stub/1 is for Tests of medd; never for people." in words(get(ward).text)
+
+
+def test_a_flag_is_a_sentence(ward):
+    id_ = ward.film(1, StudyInstanceUID=STUDY)
+    ward.score(id_, 0.9, flags=("age_outside_training", "made_up"))
+    text = words(get(ward).text)
+    assert "younger or older than those whom the model learned from" in text
+    assert "made up" in text
+
+
+def test_images_of_one_study_are_one_case(ward):
+    ids = [ward.film(seed, p, StudyInstanceUID=STUDY) for seed, p in ((1, 0.1), (2, 0.9), (3, None))]
+    page = get(ward).text
+    assert f'data-image="{ids[1]}"' in page, "the one that decides comes first"
+    assert "1: 0.100 2: 0.900 3: waiting" in words(page)
+    assert f'data-image="{ids[0]}"' in get(ward, more=f"&image={ids[0]}").text
+    assert f'data-image="{ids[1]}"' in get(ward, more="&image=999").text
+    picture_ = ward.web.client.get(f"/image/{ids[2]}/thumbnail")
+    assert max(cv2.imdecode(np.frombuffer(picture_.content, np.uint8), -1).shape) == picture.THUMBNAIL
+
+
+def test_of_a_study_with_too_many_images_the_one_that_decides_is_among_those_shown(ward, monkeypatch):
+    monkeypatch.setattr("medd_web.case.MAX_IMAGES", 2)
+    ids = [ward.film(seed, p, StudyInstanceUID=STUDY, size=64) for seed, p in enumerate((0.1, 0.2, 0.3, 0.9))]
+    page = get(ward).text
+    assert f'data-image="{ids[3]}"' in page
+    assert "and 2 more" in words(page)
+
+
+def test_a_case_is_found_by_what_names_one_of_its_images(ward):
+    first = ward.film(1, 0.9, StudyInstanceUID=STUDY, SOPInstanceUID="1.2.3.4")
+    assert get(ward, "1.2.3.4").headers["location"] == f"/case?study={STUDY}&image={first}"
+    for key in ("nothing", "1.2.3.5", "%00", "0" * 64):
+        assert get(ward, key).status_code == 404
+    assert get(ward, "x" * 201).status_code == 422
+
+
+def test_an_image_file_is_a_case_too(ward):
+    id_ = ward.receive(jpeg_radiograph(1, size=128), origin="file:ward/1.jpg")
+    answer = get(ward, str(id_))
+    page = ward.web.client.get(answer.headers["location"], headers=BROWSER)
+    assert "No patient ID" in words(page.text)
+    assert ward.web.client.get(f"/image/{id_}/levels").status_code == 200
+
+
+def test_other_studies_of_the_patient_are_listed_newest_first(ward):
+    ward.film(1, 0.9, StudyInstanceUID=STUDY, patient_id="P")
+    ward.film(2, 0.2, StudyInstanceUID="1.2.2", patient_id="P", minutes_ago=600)
+    ward.film(3, StudyInstanceUID="1.2.3", patient_id="P", minutes_ago=60)
+    ward.film(4, 0.7, StudyInstanceUID="1.2.4", patient_id="PP")
+    page = get(ward).text
+    assert re.findall(r"study=(1\.2\.\d)\"", page) == ["1.2.3", "1.2.2"]
+    assert "Below 0.200" in words(page)
+    ward.film(5, 0.9, StudyInstanceUID="1.2.5", patient_id=" ")
+    assert "Other studies" not in get(ward, "1.2.5").text
+
+
+def test_the_trail_is_that_of_medd_explain(ward):
+    ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    get(ward)
+    text = words(ward.web.client.get(f"/case/trail?study={STUDY}").text)
+    assert "received received from CR1@10.0.0.1 over DICOM" in text
+    assert "scored stub/1: PNEUMONIA p = 0.900, at or above threshold 0.500" in text
+    assert "accessed local from 127.0.0.1: case seen" in text
+
+
+# -- pixels --------------------------------------------------------------------------------------------------------
+
+
+def unpack(data: bytes) -> tuple[dict, np.ndarray, np.ndarray]:
+    """As viewer.js does."""
+    head, length = struct.unpack_from("<II", data)
+    about = json.loads(data[8 : 8 + length])
+    shown = np.frombuffer(data, np.uint8, about["levels"], (8 + length + 3) // 4 * 4)
+    pixels = np.frombuffer(data, f"<u{about['bytes']}", about["rows"] * about["columns"], head)
+    return about, shown, pixels.reshape(about["rows"], about["columns"])
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_every_grey_value_is_sent_once_and_whole(ward, tmp_path, bits):
+    film = dicom_radiograph(1, size=(100, 131), bits=bits, photometric="MONOCHROME1")
+    film.save_as(tmp_path / "same.dcm", enforce_file_format=True)
+    expected = load_levels(tmp_path / "same.dcm")
+    answer = ward.web.client.get(f"/image/{ward.receive(film)}/levels")
+    about, shown, pixels = unpack(answer.content)
+    assert_array_equal(pixels, expected.pixels)
+    assert_array_equal(shown, expected.shown)
+    assert (about["rows"], about["columns"], about["inverse"]) == (100, 131, True)
+    assert about["windows"] == [[2 ** (bits - 1), 2**bits]]
+
+
+def test_a_picture_is_kept_but_asked_about_each_time(ward):
+    id_ = ward.film(1, 0.9)
+    for what in ("levels", "thumbnail"):
+        answer = ward.web.client.get(f"/image/{id_}/{what}")
+        assert answer.headers["cache-control"] == "private, no-cache"
+        again = {"If-None-Match": f'"other", {answer.headers["etag"]}'}
+        known = ward.web.client.get(f"/image/{id_}/{what}", headers=again)
+        assert (known.status_code, known.content) == (304, b"")
+
+
+def test_a_heat_map_is_clear_where_it_is_cold(ward):
+    id_ = ward.film(1, 0.9)
+    answer = ward.web.client.get(f"/image/{id_}/heat")
+    painted = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert painted.shape == (picture.HEAT, picture.HEAT, 4)
+    assert (painted[..., 3].min(), painted[..., 3].max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "told"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-9000]), 422, "cannot be decoded"),
+        (lambda path: path.write_bytes(b"nothing"), 422, "cannot be decoded"),
+        (lambda path: path.unlink(), 503, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_shown_says_why_in_a_sentence(ward, damage, status, told):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    [path] = ward.web.context.spool.root.glob("*/*.dcm")
+    damage(path)
+    for what in ("levels", "thumbnail"):
+        answer = ward.web.client.get(f"/image/{id_}/{what}")
+        assert answer.status_code == status
+        assert told in answer.json()["detail"]
+    assert get(ward).status_code == 200, "all else of the case is there"
+
+
+def test_what_is_too_large_is_refused_before_it_is_decoded(ward, monkeypatch):
+    monkeypatch.setattr(picture, "MAX_PIXELS", 1000)
+    answer = ward.web.client.get(f"/image/{ward.film(1)}/levels")
+    assert answer.status_code == 422
+    assert "more than 1000 pixels. Received: 256×256" in answer.json()["detail"]
+
+
+def test_only_some_decode_at_one_time_and_the_rest_come_again(ward, monkeypatch):
+    id_ = ward.film(1, 0.9)
+    may_end, inside = threading.Event(), threading.Semaphore(0)
+
+    def slow(*arguments: object):
+        inside.release()
+        assert may_end.wait(30)
+        return load_levels(*arguments)
+
+    monkeypatch.setattr(picture, "load_levels", slow)
+    statuses: list[int] = []
+    ask = lambda: statuses.append(httpx.get(f"{ward.web.url}image/{id_}/levels", timeout=60).status_code)  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(picture.DECODING + picture.WAITING)]
+    for thread in threads:
+        thread.start()
+    for _ in range(picture.DECODING):
+        assert inside.acquire(timeout=30)
+    answer = None
+    for _ in range(1000):  # until the last one waits
+        answer = ward.web.client.get(f"/image/{id_}/levels", timeout=60) if not picture._waiting._value else None
+        if answer is not None:
+            break
+        threading.Event().wait(0.01)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert not inside.acquire(blocking=False)
+    may_end.set()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [200] * len(threads)
+
+
+@pytest.mark.parametrize("id_", ["0", "999", "-1", "9223372036854775808", "x"])
+def test_an_image_that_is_not_there_is_not_found(ward, id_):
+    for what in ("levels", "thumbnail", "heat"):
+        assert ward.web.client.get(f"/image/{id_}/{what}").status_code in (404, 422)
+
+
+# -- what readers do -----------------------------------------------------------------------------------------------
+
+
+def test_a_reader_agrees_disagrees_cannot_tell_and_takes_it_back(ward):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    side = words(post(ward, "/case/say", image=id_, label="PNEUMONIA", comment=" lower left ").text)
+    assert "You say: PNEUMONIA Undo" in side
+    assert "local : PNEUMONIA lower left" in side
+    assert "Read by local" in side
+    assert truths(ward) == {id_: {"local": "PNEUMONIA"}}
+    post(ward, "/case/say", image=id_, label="NORMAL")
+    assert truths(ward) == {id_: {"local": "NORMAL"}}
+    assert "You say: cannot tell" in words(post(ward, "/case/say", image=id_, label=UNSURE).text)
+    assert truths(ward) == {}
+    side = words(post(ward, "/case/undo", image=id_).text)
+    assert "You say" not in side
+    assert "local : took it back" in side
+    assert truths(ward) == {}
+    with ward.database.read() as connection:
+        assert find_study(connection, STUDY)["read_by"] is None
+    seen = [event for event in audited(ward) if event[0] == "annotated"]
+    assert seen == [("annotated", STUDY, str(id_), said) for said in ("PNEUMONIA", "NORMAL", "?", "taken back")]
+
+
+def test_without_scripts_the_page_comes_again(ward):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    answer = post(ward, "/case/say?q=P", htmx=False, image=id_, label="NORMAL")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/case?study={STUDY}&q=P&image={id_}")
+    assert post(ward, "/case/undo", htmx=False, image=id_).headers["location"].endswith(f"&image={id_}")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ({"image": 1, "label": "FRACTURE"}, 400),
+        ({"image": 1, "label": ""}, 422),
+        ({"image": 1, "label": "NOR\0MAL"}, 400),
+        ({"image": 1, "label": "NORMAL", "comment": "x" * 501}, 422),
+        ({"image": 77, "label": "NORMAL"}, 404),
+        ({"image": 0, "label": "NORMAL"}, 422),
+        ({"label": "NORMAL"}, 422),
+    ],
+)
+def test_what_cannot_be_said_is_not_kept(ward, data, status):
+    ward.film(1, 0.9)
+    assert post(ward, "/case/say", **data).status_code == status
+    assert truths(ward) == {}
+
+
+def test_read_and_next_leads_to_the_most_urgent_that_is_left(ward):
+    for seed, (uid, p) in enumerate((("1.2.1", 0.7), ("1.2.2", 0.9), ("1.2.3", 0.8))):
+        ward.film(seed, p, StudyInstanceUID=uid, patient_id=f"P{seed}", size=64)
+    answer = post(ward, "/case/read", study="1.2.2")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/case?study=1.2.3")
+    assert post(ward, "/case/read?q=P2", study="1.2.3").headers["location"] == "/?q=P2"
+    with ward.database.read() as connection:
+        assert find_study(connection, "1.2.2")["read_by"] == "local"
+    answer = post(ward, "/case/read", study="1.2.2", unread=1)
+    assert answer.headers["location"] == "/case?study=1.2.2"
+    with ward.database.read() as connection:
+        assert find_study(connection, "1.2.2")["read_at"] is None
+    assert post(ward, "/case/read", study="nothing").status_code == 404
+    assert [event[3] for event in audited(ward) if event[0] == "study_read"] == ["", "", "unread"]
+
+
+def test_next_leads_down_the_list_and_leaves_the_study_where_it_is(ward):
+    for seed, (uid, p) in enumerate((("1.2.1", 0.7), ("1.2.2", 0.9), ("1.2.3", 0.8))):
+        ward.film(seed, p, StudyInstanceUID=uid, size=64)
+    way, at = [], "1.2.2"
+    for _ in range(3):
+        answer = ward.web.client.get(f"/case/next?study={at}", headers=BROWSER)
+        way.append(answer.headers["location"])
+        at = way[-1].removeprefix("/case?study=")
+    assert way == ["/case?study=1.2.3", "/case?study=1.2.1", "/"]
+
+
+def test_who_looks_at_a_case_is_on_record_before_it_is_shown_once_for_a_visit(ward):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    get(ward)
+    for what in ("levels", "heat", "thumbnail", "levels"):
+        ward.web.client.get(f"/image/{id_}/{what}")
+    assert audited(ward) == [("case_seen", STUDY, str(id_), "")]
+    get(ward)
+    assert len(audited(ward)) == 2
+
+
+def test_who_asks_for_the_pixels_alone_is_on_record_too(ward):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    ward.web.client.get(f"/image/{id_}/levels")
+    assert audited(ward) == [("case_seen", STUDY, str(id_), "")]
+
+
+# -- what a peer wrote ---------------------------------------------------------------------------------------------
+
+HOSTILE = "<script>alert(1)</script>'\"{{ 7*191 }}\u202eevil\u2066"
+
+
+def hostile_film(text: str = HOSTILE):
+    film = dicom_radiograph(1, size=64, SpecificCharacterSet="ISO_IR 192", StudyInstanceUID=STUDY)
+    with lenient():
+        film.PatientName = (text * 3000)[:64_000]
+        film.PatientID = film.AccessionNumber = film.StationName = film.Manufacturer = text
+        film.PatientComments = film.ImageComments = film.StudyDescription = film.SeriesDescription = text
+    return film
+
+
+def test_what_a_peer_wrote_is_text_everywhere(ward):
+    with lenient():
+        id_ = ward.receive(hostile_film(), origin=f"file:{HOSTILE}")
+    ward.score(id_, 0.9, seed=1)
+    ward.web.client.post("/case/say", data={"image": id_, "label": "NORMAL", "comment": HOSTILE}, headers=BROWSER)
+    pages = [get(ward).text, ward.web.client.get("/?read=all").text]
+    pages += [ward.web.client.get(f"/case/{part}?study={STUDY}").text for part in ("side", "trail")]
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "alert(1)" in page, "it is shown"
+        assert not set("\u202e\u2066") & set(page)
+        assert "1337" not in page
+    assert len(pages[0]) < 60_000, "64 KB are not shown whole"
+
+
+def test_a_name_is_written_as_people_write_it(tmp_path):
+    film = dicom_radiograph(1, size=64, patient_name="Yamada^Tarou=山田^太郎", SpecificCharacterSet="ISO_IR 192")
+    film.PatientAge, film.PatientBirthDate, film.PatientSex = "018M", "20240229", "M"
+    film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    facts = dict(describe(tmp_path / "film.dcm"))
+    assert facts["Name"] == "Yamada Tarou · 山田 太郎"
+    assert facts["Born"] == "2024-02-29"
+    assert facts["Sex, age"] == "M · 18 months"
+
+
+def test_a_header_that_cannot_be_read_says_nothing(tmp_path):
+    (tmp_path / "film.dcm").write_bytes(b"no DICOM")
+    assert describe(tmp_path / "film.dcm") == []
+    assert describe(tmp_path / "nowhere.dcm") == []
+
+
+def test_words_for_every_reason_and_status():
+    from medd_web import words as told
+
+    assert all(told.reason(reason) for reason in Reason)
+    assert told.reason("of_a_plugin") == "of a plugin"
+    assert [told.probability(0.49996, 0.5), told.probability(0.5, 0.5), told.probability(0.2)] == [
+        "0.49996",
+        "0.500",
+        "0.200",
+    ]
