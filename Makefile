@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/medd demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -284,7 +284,8 @@ class _State:
         Raises:
             Exception: Any; it is damaged, and this state is not to be used any more.
         """
-        with np.load(path) as saved:
+        # numpy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file) as saved:
             told = json.loads(str(saved["state"]))
             self.epoch, self.history = told["epoch"], told["history"]
             self._lowest_loss, self._lowest_epoch = told["lowest_loss"], told["lowest_epoch"]
