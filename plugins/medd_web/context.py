@@ -74,6 +74,8 @@ class Context:
         with self._lock:
             if self._intake is not None:
                 self._intake.close()
+            if self._models is not None:
+                self._models.database.close()
         self.database.close()
 
 

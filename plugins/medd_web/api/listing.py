@@ -211,6 +211,7 @@ def _read_cursor(cursor: str | None, place: TypeAdapter[Any]) -> Any:
     if cursor is None:
         return None
     try:
-        return place.validate_json(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return place.validate_json(text, strict=True)
     except (binascii.Error, ValueError, ValidationError):
         raise HTTPException(422, "cursor: none of this list; take the link to the next page as it is") from None

@@ -111,7 +111,7 @@ def show_result(
     """One image, by its instance id, SHA-256 or SOP Instance UID."""
     with context.database.read() as connection:
         instance_id = find_one(connection, key)
-        row = next(find_results(connection, ResultFilter(instance_id=instance_id)))
+        [row] = find_results(connection, ResultFilter(instance_id=instance_id))
     study = study_key(row["study_instance_uid"], row["sha256"])
     audit.record(context, request, user, audit.Action.CASE_SEEN, study=study, instance=instance_id)
     return row
