@@ -79,3 +79,17 @@ def test_a_champion_that_breaks_does_not_stop_the_daemon(daemon: Daemon) -> None
         events = json.loads(medd(daemon, "models", "show", "stub/2", "--format", "json"))
         assert [event["what"] for event in events] == ["set_aside", "promoted", "registered"]
     assert "model.set_aside" in daemon.log.read_text()
+
+
+def test_a_model_that_hangs_is_left_and_its_images_are_tried_again(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "home", MEDD_WORKER__STUCK_S="10", MEDD_WORKER__LEASE_S="5")
+    stub_bundle(tmp_path / "home" / "stub-bundle", delay_s=3600)
+    with running(daemon):
+        send(daemon, 3, 0)
+        wait_until(lambda: daemon.query("SELECT count(*) FROM job WHERE state = 'running'") == [(3,)])
+        before = daemon.children()["work"]
+        stub_bundle(tmp_path / "home" / "stub-bundle")  # what the next worker loads
+        wait_until(lambda: count(daemon, "current") == 3, timeout_s=60)
+        assert daemon.children()["work"] != before
+        assert daemon.query("SELECT DISTINCT attempts FROM job") == [(2,)]
+    assert "a batch does not end" in daemon.log.read_text()
