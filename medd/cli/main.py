@@ -26,6 +26,7 @@ from medd.cli import (
     results,
     retrain,
     serve,
+    simulate,
     sweep,
     train,
 )
@@ -75,6 +76,7 @@ app.command()(ingest.ingest)
 app.command()(classify.classify)
 app.command()(results.results)
 app.command()(results.worklist)
+app.command()(simulate.simulate)
 app.command()(explain.explain)
 app.command()(annotate.annotate)
 app.command()(annotate.annotations)

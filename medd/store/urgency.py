@@ -36,14 +36,19 @@ class Place(StrEnum):
 BANDS = (Place.FINDING, Place.UNJUDGED, Place.BELOW)
 
 
-def overdue_before(now: datetime, max_wait: timedelta | None) -> datetime | None:
-    """What waits since before this moment goes first; None where there is no cap."""
+def overdue_before(now: Any, max_wait: Any) -> Any:
+    """What waits since before this moment goes first; None where there is no cap.
+
+    Args:
+        now: A moment: a datetime, or seconds.
+        max_wait: The cap, a timedelta or seconds; None or 0 is none.
+    """
     return now - max_wait if max_wait else None
 
 
-def rank_of(probability: float | None) -> float:
-    """The order within a band, lowest first; the column `rank` of `study`."""
-    return 1.0 if probability is None else -probability
+def urgency_of(band: int, probability: float | None, waiting_since: Any) -> tuple[int, float, Any]:
+    """The order of what is not overdue, lowest first: the columns `band`, `rank` and `waiting_since` of `study`."""
+    return band, 1.0 if probability is None else -probability, waiting_since
 
 
 def place_of(row: Mapping[str, Any], now: datetime, max_wait: timedelta | None) -> Place:
