@@ -106,7 +106,7 @@ def node_id(settings: Settings) -> str:
 def build_intake(settings: Settings, database: Database) -> Intake:
     """The one door."""
     spool = open_spool(settings)
-    return Intake(database, spool, load_plugins(settings), outbox_of(settings, spool))
+    return Intake(database, spool, load_plugins(settings), outbox_of(settings, spool), settings.spool.max_waiting)
 
 
 def outbox_of(settings: Settings, spool: Spool) -> Outbox:
@@ -121,7 +121,7 @@ def open_spool(settings: Settings) -> Spool:
     Raises:
         SettingsError: It cannot be made or written.
     """
-    spool = Spool(settings.under_home(settings.spool.path))
+    spool = Spool(settings.under_home(settings.spool.path), settings.spool.min_free_mib)
     try:
         spool.prepare()
     except OSError as error:

@@ -106,6 +106,10 @@ class SpoolSettings(Section):
 
     #: Relative to the home folder, or absolute. Hosts that share it share their work.
     path: Path = Path("spool")
+    #: While less is free on its disk, MiB, images are refused for the time being (0xA700); 0 sets no limit.
+    min_free_mib: int = Field(default=512, ge=0)
+    #: While more images wait to be scored, further ones are refused for the time being; 0 sets no limit.
+    max_waiting: int = Field(default=0, ge=0)
 
 
 class WorkerSettings(Section):

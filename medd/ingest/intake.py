@@ -16,6 +16,7 @@ import pluggy
 from medd import plugins
 from medd.dicom import headers, part10
 from medd.errors import InputError, TransientError
+from medd.queue.backlog import Backlog
 from medd.queue.base import CLASSIFY
 from medd.records import Instance, InstanceHeader, MediaType, Reason, Status, Verdict
 from medd.store.database import Database
@@ -41,7 +42,15 @@ class Receipt:
 
 
 class Intake:
-    """The door. Safe to use from many threads at once: images that come in at the same time share a commit."""
+    """The door. Safe to use from many threads at once: images that come in at the same time share a commit.
+
+    Args:
+        database: Where the rows go.
+        spool: Where the bytes go.
+        manager: Asked whether a model may judge an image, and told what came in.
+        outbox: Where what is refused is told of.
+        max_waiting: Nothing is taken in while more images wait to be scored; 0 sets no limit.
+    """
 
     def __init__(
         self,
@@ -49,8 +58,10 @@ class Intake:
         spool: Spool,
         manager: pluggy.PluginManager,
         outbox: Outbox = Outbox(),  # noqa: B008  # frozen
+        max_waiting: int = 0,
     ) -> None:
         self._spool, self._manager = spool, manager
+        self._backlog = Backlog(database, CLASSIFY, max_waiting)
         self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id, outbox))
 
     def close(self) -> None:
@@ -128,6 +139,7 @@ class Intake:
     def _receive(
         self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict, priority: int = 0
     ) -> Receipt:
+        self._backlog.check()
         try:
             writer.publish()
             writer.sync()

@@ -2,11 +2,13 @@
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import itertools
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ _SUFFIX = {MediaType.DICOM: ".dcm", MediaType.JPEG: ".jpg", MediaType.PNG: ".png
 BUFFER_BYTES = 1 << 20
 #: A `.part` file this old belongs to nobody any more.
 STALE_S = 24 * 3600
+#: Seconds between looks at how much of the disk is free.
+_LOOK_S = 1.0
 
 
 #: Linux's sync_file_range(2), which Python does not offer. It promises nothing, so its failure means nothing.
@@ -35,17 +39,23 @@ _NAMES_WITH_FILES = ("ext4", "xfs")
 class Spool:
     """A content-addressed store of files.
 
+    Args:
+        root: The folder.
+        min_free_mib: New files are refused while less is free on its disk: the database and the results of what was
+            taken in already need room too.
+
     Attributes:
         root: The folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, min_free_mib: int = 0) -> None:
+        self.root, self._min_free_mib = root, min_free_mib
         self._root = str(root)
         # Not the process id, which repeats from one container to the next.
         self._token = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._sync_names = True
+        self._looked_at, self._is_full = -_LOOK_S, False
 
     def prepare(self) -> None:
         """Make the folders and remove what writers that died left half-written."""
@@ -73,7 +83,22 @@ class Spool:
     def writer(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> "SpoolWriter":
         """Begin a file with `prefix`, which is not part of its digest: preamble and file meta group."""
         name = f"{self._token}-{next(self._numbers)}"
-        return SpoolWriter(self._root, name, prefix, media_type, self._sync_names)
+        return SpoolWriter(self._root, name, prefix, media_type, self._sync_names, self.check_space)
+
+    def check_space(self) -> None:
+        """Look, once a second at most, whether there is room for another file.
+
+        Raises:
+            OSError: ENOSPC: less is free than is to stay free.
+        """
+        if not self._min_free_mib:
+            return
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_S:
+            disk = os.statvfs(self._root)
+            self._looked_at, self._is_full = now, disk.f_bavail * disk.f_frsize < self._min_free_mib << 20
+        if self._is_full:
+            raise OSError(errno.ENOSPC, f"less than {self._min_free_mib} MiB free on its disk (spool.min_free_mib)")
 
 
 class SpoolWriter:
@@ -84,9 +109,18 @@ class SpoolWriter:
         size: Content written so far, bytes, without the prefix.
     """
 
-    def __init__(self, root: str, name: str, prefix: bytes, media_type: MediaType, sync_names: bool) -> None:
+    def __init__(
+        self,
+        root: str,
+        name: str,
+        prefix: bytes,
+        media_type: MediaType,
+        sync_names: bool,
+        check_space: Callable[[], None],
+    ) -> None:
         self._root, self._part = root, f"{root}/incoming/{name}.part"
         self._prefix, self._suffix, self._sync_names = prefix, _SUFFIX[media_type], sync_names
+        self._check_space = check_space
         self._digest = hashlib.sha256()
         self._file: int | None = None
         self._unsynced = 0
@@ -114,6 +148,7 @@ class SpoolWriter:
             self._unsynced = 0
 
     def _open(self) -> None:
+        self._check_space()
         self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         written = os.writev(self._file, (self._prefix, self.head))
         if written < len(self._prefix) + len(self.head):

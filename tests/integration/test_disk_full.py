@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def test_a_full_spool_is_a700_and_the_same_images_are_taken_when_there_is_space(
     films = list(cheap_series(14, rows=SIDE, columns=SIDE, part10=False))
     large = list(cheap_series(2, rows=1024, columns=1024, seed=1, part10=False))  # these begin on the disk at once
     ballast = small_disk / "ballast"
-    with running(Daemon(tmp_path / "home", MEDD_SPOOL__PATH=str(small_disk / "spool"))) as daemon:
+    whole = {"MEDD_SPOOL__PATH": str(small_disk / "spool"), "MEDD_SPOOL__MIN_FREE_MIB": "0"}
+    with running(Daemon(tmp_path / "home", **whole)) as daemon:
         ballast.write_bytes(bytes(4 << 20))
         first = send(daemon, films + large)
         stored, refused = assert_told_to_come_again(first)
@@ -78,7 +80,7 @@ def test_a_full_spool_is_a700_and_the_same_images_are_taken_when_there_is_space(
 
 def test_a_full_disk_below_the_whole_home_is_a700_too(tmp_path: Path, small_disk: Path) -> None:
     films = list(cheap_series(200, rows=64, columns=64, part10=False))
-    with running(Daemon(small_disk / "home", MEDD_LOG__LEVEL="ERROR")) as daemon:
+    with running(Daemon(small_disk / "home", MEDD_LOG__LEVEL="ERROR", MEDD_SPOOL__MIN_FREE_MIB="0")) as daemon:
         ballast = small_disk / "ballast"
         disk = os.statvfs(small_disk)
         ballast.write_bytes(bytes(disk.f_bavail * disk.f_frsize - (600 << 10)))
@@ -89,6 +91,42 @@ def test_a_full_disk_below_the_whole_home_is_a700_too(tmp_path: Path, small_disk
         wait_until(lambda: scored(daemon) == {uid_in(film) for film in films}, 60)
         assert daemon.query("SELECT count(*) FROM instance") == [(200,)]
         assert daemon.query("SELECT count(*) FROM prediction") == [(200,)]
+
+
+def test_images_are_refused_before_the_disk_is_full_and_those_taken_are_scored(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    films = list(cheap_series(12, rows=SIDE, columns=SIDE, part10=False))
+    with running(Daemon(small_disk / "home", MEDD_SPOOL__MIN_FREE_MIB="4")) as daemon:
+        first = []
+        while not first or first[-1][0] == 0x0000:
+            first += send(daemon, [films[len(first)]])
+            time.sleep(0.5)  # it looks once a second
+        assert first[-1] == (0xA700, "spool: less than 4 MiB free on its disk (spool.min_free_mib)")
+        taken = films[: len(first) - 1]
+        assert taken
+        disk = os.statvfs(small_disk)
+        assert disk.f_bavail * disk.f_frsize > 2 << 20
+        wait_until(lambda: scored(daemon) == {uid_in(film) for film in taken})
+        (daemon.home / "inbox" / "film.dcm").write_bytes(next(iter(cheap_series(1, rows=64, columns=64, seed=5))))
+        wait_until(lambda: "spool.min_free_mib" in daemon.log.read_text())
+        assert (daemon.home / "inbox" / "film.dcm").exists(), "what waits in a folder waits there"
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+        wait_until(lambda: send(daemon, [films[len(taken)]])[0][0] == 0x0000)
+        wait_until(lambda: len(scored(daemon)) == len(taken) + 2, 60)
+
+
+def test_images_are_refused_while_too_many_wait(tmp_path: Path) -> None:
+    films = list(cheap_series(200, rows=64, columns=64, part10=False))
+    with running(Daemon(tmp_path / "home", "--only", "receive", MEDD_SPOOL__MAX_WAITING="5")) as daemon:
+        answers = []
+        while not answers or answers[-1][0] == 0x0000:
+            answers += send(daemon, [films[len(answers)]])
+            time.sleep(0.1)  # it looks once a second
+        assert len(answers) > 6
+        assert answers[-1] == (0xA700, "queue: more than 5 images wait (spool.max_waiting)")
+        [(kept,)] = daemon.query("SELECT count(*) FROM instance")
+        assert kept == len(answers) - 1
 
 
 def test_a_file_that_may_not_grow_is_a700_and_smaller_images_go_on(tmp_path: Path) -> None:
