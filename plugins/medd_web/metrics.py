@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from medd import __version__
-from medd.errors import MeddError, ModelUnusable, SettingsError, TransientError
+from medd.errors import MeddError, ModelUnusable, TransientError
 from medd.records import Role
 from medd.registry import bundle as bundles
 from medd.store.activity import Latency
@@ -191,7 +191,7 @@ def _has_token(request: Request, context: Context) -> bool:
     try:
         token = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError("web.metrics_token_file: cannot be read") from error
+        raise HTTPException(503, "web.metrics_token_file cannot be read") from error
     return bool(token) and hmac.compare_digest(shown.strip().encode(), token.encode())
 
 
