@@ -122,6 +122,8 @@ def build_service(spec: ServiceSpec, settings: Any) -> Service:
     """
     try:
         build = pkgutil.resolve_name(spec.build)
+        if not callable(build):
+            raise ValueError("not a function")
     except (ImportError, AttributeError, ValueError) as error:
         raise PluginError(f"service {spec.name!r}: {spec.build} cannot be imported. Received: {error!r}") from error
     service: Service = build(settings)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -45,6 +46,13 @@ STRANGER = {
         @hookimpl
         def register_classifiers():
             return [ClassifierSpec("stranger", load="stranger.model:load", bundle=Path(__file__).parent / "bundle")]
+
+
+        @hookimpl
+        def register_commands(app):
+            @app.command()
+            def greet(name: str) -> None:
+                print(f"hello {name}")
         """,
     "stranger/model.py": """
         import numpy as np
@@ -170,6 +178,22 @@ def test_plugins_of_ours_and_of_strangers_are_found_alike(installed, tmp_path):
     classifiers = {row["plugin"]: row["classifiers"].split(", ") for row in rows}
     assert "paper" in classifiers["pneumonia"]
     assert classifiers["stranger"] == ["stranger"]
+
+
+def test_command_of_a_stranger_is_one_of_ours(installed, tmp_path):
+    assert installed.medd("greet", "reader", home=tmp_path) == "hello reader\n"
+    shown = installed.medd("--help", home=tmp_path)
+    for command in ("greet", "users", "audit", "serve"):
+        assert re.search(rf"^  {command}\b", shown, re.MULTILINE)
+
+
+def test_pages_and_their_parts_are_in_the_wheel(installed):
+    with zipfile.ZipFile(installed.medd_wheel) as wheel:
+        names = set(wheel.namelist())
+    web = ROOT / "plugins" / "medd_web"
+    parts = [*web.glob("templates/*"), *(path for path in web.rglob("static/**/*") if path.is_file())]
+    assert parts
+    assert {f"medd_web/{path.relative_to(web).as_posix()}" for path in parts} <= names
 
 
 def test_classifier_of_a_stranger_is_used_by_name(installed, tmp_path):

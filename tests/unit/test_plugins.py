@@ -6,8 +6,9 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 
-from medd import hookimpl, plugins
+from medd import hookimpl, hookspecs, plugins
 from medd.errors import PluginError
 from medd.ingest import admission
 from medd.plugins import classifiers, describe, load_plugins, tell
@@ -224,6 +225,73 @@ def test_malformed_attachment_is_its_plugins_failure_and_the_prediction_stands(t
     made = plugins.explain(manager, np.zeros((2, 2, 1), np.float32), prediction_of(1), None)
     assert made == replace(prediction_of(1), attachments=(good,))
     assert [line.event for line in caplog.records] == ["plugin.failed"]
+
+
+# Services and commands
+
+
+def test_services_come_from_plugins_and_are_built_by_name(folder):
+    lay(
+        folder,
+        "noter",
+        """
+        from medd.hookspecs import ServiceSpec
+        def build(settings):
+            return ["built with", settings]
+        @hookimpl
+        def register_services():
+            return [ServiceSpec("note", build="medd_plugins_dir.noter:build", is_wanted=lambda settings: settings == 1)]
+        """,
+    )
+    found = plugins.services(load_plugins(folder))
+    assert found.keys() == {"note", "web"}
+    assert [found["note"].is_wanted(n) for n in (0, 1)] == [False, True]
+    assert plugins.build_service(found["note"], 7) == ["built with", 7]
+
+
+@pytest.mark.parametrize("build", ["nowhere:build", "medd.plugins:nothing", "", "medd plugins", "medd.plugins:"])
+def test_service_whose_builder_is_not_there_is_refused_by_name(build):
+    with pytest.raises(PluginError, match=r"service 'note': .* cannot be imported"):
+        plugins.build_service(hookspecs.ServiceSpec("note", build), None)
+
+
+def test_two_services_of_one_name_are_refused(folder):
+    code = """
+    from medd.hookspecs import ServiceSpec
+    @hookimpl
+    def register_services():
+        return [ServiceSpec("note", build="x:y")]
+    """
+    lay(folder, "first", code)
+    lay(folder, "second", code)
+    with pytest.raises(PluginError, match="both bring a service 'note'"):
+        plugins.services(load_plugins(folder))
+
+
+def test_plugins_add_commands_and_groups_of_them(capsys):
+    def commands(app):
+        group = typer.Typer()
+        group.command("hello")(lambda: print("hello from a group"))
+        app.add_typer(group, name="mine")
+        app.command("hello")(lambda: print("hello"))
+
+    manager = load_plugins()
+    manager.register(_plugin(register_commands=commands), "mine")
+    app = typer.Typer()
+    plugins.add_commands(manager, app)
+    for arguments in (["hello"], ["mine", "hello"]):
+        app(arguments, standalone_mode=False)
+    assert capsys.readouterr().out == "hello\nhello from a group\n"
+
+
+def test_plugin_that_cannot_add_its_commands_is_named():
+    def raises(app):
+        raise OSError("no such thing")
+
+    manager = load_plugins()
+    manager.register(_plugin(register_commands=raises), "clumsy")
+    with pytest.raises(PluginError, match="plugin 'clumsy': register_commands raised OSError"):
+        plugins.add_commands(manager, typer.Typer())
 
 
 def test_telling_nobody_is_no_error():
