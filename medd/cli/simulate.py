@@ -104,7 +104,8 @@ def _drawn(
     if not source.draw(0):
         raise SettingsError(f"--rate: too few for a single study in {days} days. Received: {sum(rates) / 24:g} an hour")
     told = (
-        f"{sum(rates) / 24:g} studies an hour for {days} days, {prevalence:.1%} with a finding; "
+        f"{sum(rates) / 24:g} studies an hour for {days} {'day' if days == 1 else 'days'}, "
+        f"{prevalence:.1%} with a finding; "
         f"sensitivity {scores.sensitivity:.3f}, specificity {scores.specificity:.3f}, {refused:.1%} refused"
     )
     return source.draw, told
@@ -145,5 +146,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"studies": row["studies"], "order": row["order"], "n": f"{row['n']:g}"}
     for name in _FIGURES:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
-        shown[name] = f"{row[name]:.1f}" + (f" ({low:.1f} – {high:.1f})" if low is not None else "")
+        shown[name] = _minutes(row[name]) + (f" ({_minutes(low)} – {_minutes(high)})" if low is not None else "")
     return shown
+
+
+def _minutes(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # no -0.0

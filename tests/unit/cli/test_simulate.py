@@ -53,7 +53,7 @@ def test_forms_hold_the_same_figures(medd):
     assert [{name: str(value) for name, value in row.items()} for row in rows] == table
     shown, err = medd(*SHORT)
     assert err == ""
-    assert "12 studies an hour for 1 days, 10.0% with a finding; sensitivity 0.969, specificity 0.965" in shown
+    assert "12 studies an hour for 1 day, 10.0% with a finding; sensitivity 0.969, specificity 0.965" in shown
     assert "cap 240 min, 3 runs" in shown
     assert f"{rows[0]['mean_min']:.1f} ({rows[0]['mean_min_low']:.1f} – {rows[0]['mean_min_high']:.1f})" in shown
 
