@@ -264,8 +264,9 @@ def _count(value: Any) -> int | None:
 def _points(told: Any) -> list[tuple[float, float]]:
     if not isinstance(told, list) or not 2 <= len(told) <= _MAX_POINTS:
         return []
-    points = [tuple(map(_share, one)) for one in told if isinstance(one, list) and len(one) == 2]
-    return [(x, y) for x, y in points if x is not None and y is not None] if len(points) == len(told) else []
+    pairs = [(_share(one[0]), _share(one[1])) for one in told if isinstance(one, list) and len(one) == 2]
+    points = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return points if len(points) == len(told) else []
 
 
 def _bins(told: Any) -> Sequence[tuple[float, int, int]]:
