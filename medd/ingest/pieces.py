@@ -71,7 +71,7 @@ class Arrival:
                 check(self.header)
             return self._intake.receive_dataset(writer, self.header, origin)
         except (InputError, TransientError):
-            self._name(writer.head, syntax)
+            self._name(head[offset:], syntax)
             raise
         finally:
             writer.discard()
