@@ -54,7 +54,7 @@ def origin_of(user: str, host: str, name: str) -> str:
 
     The name is one segment: what divides or turns it, or is nothing to show, is written in per cent.
     """
-    last = re.split(r"[\\/]", name)[-1][-_NAME_LENGTH:]
+    last = re.split(r"[\\/]", name)[-1][-_NAME_LENGTH:] or "unnamed"
     shown = "".join(one if one.isprintable() and one not in "%?#" else quote(one, errors="replace") for one in last)
     return f"upload://{user}@{host}/{shown}"
 

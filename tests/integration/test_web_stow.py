@@ -30,7 +30,7 @@ from medd.store.tables import instance, job
 from medd.testing import bad_inputs, cheap_series, dicom_radiograph
 from medd_web import bodies
 from tests.peers import OrthancArchive
-from tests.support import DX, Daemon, RawSender, free_port, running, wait_until
+from tests.support import DX, Daemon, PostgresServer, RawSender, free_port, running, wait_until
 from tests.web import Web, running_web, web_settings
 
 RELATED = 'multipart/related; type="application/dicom"; boundary=XX'
@@ -383,6 +383,47 @@ def test_too_large_a_request_is_413_by_its_word_and_by_its_bytes(tmp_path):
         answer = web.client.post("/dicom-web/studies", content=pieces(), headers={"Content-Type": RELATED})
         assert answer.status_code == 202, "what was stored before is told of"
         assert len(told(answer)["ReferencedSOPSequence"]) == 1
+
+
+def test_a_full_disk_is_507_and_too_long_a_queue_503(tmp_path):
+    films = list(cheap_series(3, rows=64, columns=64))
+    for values, status in (({"min_free_mib": 1 << 40}, 507), ({"max_waiting": 1}, 503)):
+        settings = web_settings(tmp_path / str(status))
+        spool = settings.spool.model_copy(update=values)
+        with running_web(settings.model_copy(update={"spool": spool})) as web:
+            if status == 503:
+                assert store(web, multipart(*films[:2])).status_code == 200
+                wait_until(lambda web=web: store(web, multipart(films[0])).status_code == 503)
+            answer = store(web, multipart(films[0], films[2], b"no DICOM"))
+            assert answer.status_code == status
+            assert int(answer.headers["retry-after"]) > 0
+            found = told(answer)
+            assert [reason for _, reason in found["FailedSOPSequence"]] == [OUT_OF_RESOURCES] * 2, "named, to be resent"
+            assert len(rows(web)) == (0 if status == 507 else 2)
+            assert not list((web.context.spool.root / "incoming").iterdir())
+
+
+@pytest.mark.peers
+def test_a_database_that_goes_away_is_503_and_all_is_well_when_it_is_back(tmp_path):
+    server = PostgresServer()
+    server.start()
+    try:
+        with running_web(web_settings(tmp_path / "home", database_url=server.url())) as web:
+            films = list(cheap_series(4, rows=64, columns=64))
+            assert store(web, multipart(*films[:2])).status_code == 200
+            server.stop()
+            away = store(web, multipart(*films))
+            assert away.status_code == 503
+            assert len(told(away)["FailedSOPSequence"]) == 4
+            for path in ("results", "studies", "annotations", "models", "jobs", "jobs/counts", "results?format=csv"):
+                answer = web.client.get(f"/api/v1/{path}")
+                assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), path
+                assert int(answer.headers["retry-after"]) > 0
+            server.start()
+            assert store(web, multipart(*films)).status_code == 200
+            assert len(rows(web)) == 4
+    finally:
+        server.remove()
 
 
 def test_an_object_is_never_in_memory_whole(tmp_path):
