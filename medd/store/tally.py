@@ -82,10 +82,10 @@ FROM (SELECT ranked.*, CASE WHEN pending > 0 THEN NULL ELSE coalesce(reason_of_f
 WHERE true ORDER BY study
 ON CONFLICT (study) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ABSOLUTE)}
 """
-# Each part by its own index: together they would be looked for among all images without a study.
+# Each part by its own index, and the second by the digest: by its empty UID it would be looked for among all files.
 _OF_STUDIES = """i.id IN (
     SELECT id FROM instance WHERE study_instance_uid IN {studies}
-    UNION ALL SELECT id FROM instance WHERE sha256 IN {studies} AND study_instance_uid = '')"""
+    UNION ALL SELECT id FROM instance WHERE sha256 IN {studies} AND study_instance_uid || '' = '')"""
 
 
 def count_in_statement(mark: str) -> str:

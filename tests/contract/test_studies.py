@@ -611,3 +611,26 @@ def test_list_is_read_in_the_order_of_indices(database, monkeypatch):
         overdue,
         ("ix_study_unread", False),
     ]
+
+
+def test_rows_are_made_anew_without_a_look_at_all_files(database):
+    if not database.is_sqlite:
+        pytest.skip("the other one plans by statistics")
+    ids = [add_one(database, number, study_instance_uid=uid) for number, uid in ((1, ""), (2, ""), (3, "1.2.3"))]
+    asked = []
+
+    def listen(connection, cursor, statement, parameters, context, many):
+        asked.append((statement, parameters))
+
+    sa.event.listen(database.engine, "before_cursor_execute", listen)
+    with database.write() as connection:
+        refresh(connection, ids)
+    sa.event.remove(database.engine, "before_cursor_execute", listen)
+    [(statement, parameters)] = [one for one in asked if "WITH image" in one[0]]
+    with database.read() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        looked = [row.detail for row in plan if "SEARCH instance" in row.detail or "SCAN i" in row.detail]
+    assert looked == [
+        "SEARCH instance USING COVERING INDEX ix_instance_study_instance_uid (study_instance_uid=?)",
+        "SEARCH instance USING INDEX sqlite_autoindex_instance_1 (sha256=?)",
+    ]
