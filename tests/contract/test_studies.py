@@ -353,6 +353,17 @@ def test_change_that_is_committed_later_than_a_younger_one_is_seen(database):
         assert signature(connection) != before
 
 
+def test_changes_are_seen_after_a_clock_was_put_back(database):
+    ids = [add_one(database, n) for n in range(70)]
+    with database.write() as connection:
+        connection.execute(study.update().values(changed_at=datetime.now(UTC) + timedelta(hours=1)))
+    with database.read() as connection:
+        before = signature(connection)
+    record(database, prediction_of(ids[3], 0.5))
+    with database.read() as connection:
+        assert signature(connection) != before
+
+
 # ---- The same rows, whatever happened ---------------------------------------------------------------------------
 
 
