@@ -350,11 +350,11 @@ def test_names_of_the_settings_lead_here(tmp_path):
 
 
 def test_requests_from_one_address_are_limited(tmp_path):
-    with running_web(web_settings(tmp_path / "home", max_requests_per_s=2)) as web:
-        answers = [web.client.get("/probe/reader") for _ in range(12)]
-        assert [answer.status_code for answer in answers[:10]] == [200] * 10
-        assert answers[-1].status_code == 429
-        assert int(answers[-1].headers["retry-after"]) >= 1
+    with running_web(web_settings(tmp_path / "home", max_requests_per_s=0.02)) as web:
+        assert web.client.get("/probe/reader").status_code == 200
+        refused = web.client.get("/probe/reader")
+        assert (refused.status_code, refused.json()["detail"]) == (429, "too many requests")
+        assert 1 <= int(refused.headers["retry-after"]) <= 51
         assert web.client.get("/static/style.css").status_code == 200
 
 
@@ -464,10 +464,10 @@ def test_the_trail_is_filtered_and_read_page_by_page(web):
     with web.browser() as browser:
         log_in(browser, "ada")
         first = browser.get("/audit?account=rita&action=case_seen")
-        assert first.text.count("<td>case seen</td>") == 100
+        assert first.text.count('nowrap">case seen</td>') == 100
         older = re.search(r'href="(/audit\?[^"]*)"', first.text.split("</table>")[1])[1].replace("&amp;", "&")
         second = browser.get(older)
-        assert second.text.count("<td>case seen</td>") == 50
+        assert second.text.count('nowrap">case seen</td>') == 50
         assert "1.2.0<" in second.text
         assert "Older" not in second.text
         assert "30m, 24h, 7d" in browser.get("/audit?since=yesterday").text
