@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes
 
-from medd.dicom.source import BROKEN, lenient, read_source
+from medd.dicom.source import BROKEN, lenient, raw_value, read_source
 from medd.errors import MeddError
 
 #: What is shown, in this order: words, and the attributes whose values stand behind them.
@@ -35,10 +36,7 @@ def describe(path: Path) -> list[tuple[str, str]]:
 
 
 def _text(source: Dataset, keyword: str) -> str:
-    try:
-        value = str(source.get(keyword) or "")[:LONGEST]
-    except BROKEN:  # bytes that its character set does not have
-        return ""
+    value = _decoded(source, keyword)
     if keyword == "PatientName":  # PS3.5 section 6.2: letters, ideographs and sounds; within each, parts
         return " · ".join(" ".join(filter(None, group.split("^"))) for group in value.split("=") if group)
     if keyword == "PatientAge" and len(value) == 4 and value[:3].isdecimal():
@@ -48,3 +46,16 @@ def _text(source: Dataset, keyword: str) -> str:
     if keyword.endswith("Time") and value[:4].isdecimal() and len(value) >= 4:
         return f"{value[:2]}:{value[2:4]}"
     return value
+
+
+def _decoded(source: Dataset, keyword: str) -> str:
+    """The first characters of a value; what its character set does not have is replaced."""
+    try:
+        value = raw_value(source, keyword)[: 4 * LONGEST]
+        names = [
+            name.strip() for name in raw_value(source, "SpecificCharacterSet").decode("ascii", "replace").split("\\")
+        ]
+        # What stands between these begins with the first character set again (PS3.5 section 6.1.2.5.3).
+        return decode_bytes(value, convert_encodings(names), {0x5C, 0x5E, 0x3D})[:LONGEST].strip()
+    except (LookupError, *BROKEN):  # a character set that nobody knows
+        return raw_value(source, keyword)[:LONGEST].decode("latin-1").strip()

@@ -90,7 +90,7 @@ def wanted(
     status: str = "",
     since: str = "",
     read: str = "",
-    origin: Annotated[str, Query(max_length=500)] = "",
+    origin: Annotated[str, Query(max_length=2000)] = "",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Wanted:
     """What the address says; a word that is not known does not restrict."""

@@ -13,6 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from medd.dicom.source import lenient
 from medd.imaging import load_levels
@@ -21,8 +23,9 @@ from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
 from medd.store.studies import find_study
 from medd.testing import dicom_radiograph, jpeg_radiograph
-from medd_web import picture
+from medd_web import decoding, picture
 from medd_web.header import describe
+from tests.studies import NAMES, padded
 from tests.ward import Ward
 from tests.web import BROWSER, running_web, web_settings
 
@@ -116,7 +119,7 @@ def test_images_of_one_study_are_one_case(ward):
     assert f'data-image="{ids[0]}"' in get(ward, more=f"&image={ids[0]}").text
     assert f'data-image="{ids[1]}"' in get(ward, more="&image=999").text
     picture_ = ward.web.client.get(f"/image/{ids[2]}/thumbnail")
-    assert max(cv2.imdecode(np.frombuffer(picture_.content, np.uint8), -1).shape) == picture.THUMBNAIL
+    assert max(cv2.imdecode(np.frombuffer(picture_.content, np.uint8), -1).shape) == decoding.THUMBNAIL
 
 
 def test_of_a_study_with_too_many_images_the_one_that_decides_is_among_those_shown(ward, monkeypatch):
@@ -399,6 +402,25 @@ def test_a_name_is_written_as_people_write_it(tmp_path):
     assert facts["Name"] == "Yamada Tarou · 山田 太郎"
     assert facts["Born"] == "2024-02-29"
     assert facts["Sex, age"] == "M · 18 months"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_any_character_set_can_be_read(tmp_path, name):
+    charset, value = NAMES[name]
+    film = dicom_radiograph(1, size=64, SpecificCharacterSet=charset.split("\\"))
+    film[0x00100010] = RawDataElement(Tag(0x00100010), "PN", len(padded(value)), padded(value), 0, False, True)
+    with lenient():
+        film.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    shown = dict(describe(tmp_path / "film.dcm"))["Name"]
+    expected = {
+        "cyrillic": "Люкceмбypг",
+        "greek": "Διονυσιος",
+        "arabic": "قباني لنزار",
+        "utf8": "Wang XiaoDong · 王 小東",
+    }
+    expected |= {"japanese": "Yamada Tarou · 山田 太郎 · やまだ たろう", "latin1_unsaid": "Müller Jörg"}
+    expected |= {"korean": "Hong Gildong · 洪 吉洞 · 홍 길동", "gb18030": "Wang XiaoDong · 王 小东"}
+    assert shown == expected.get(name, "ﾔﾏﾀﾞ ﾀﾛｳ · 山田 太郎 · やまだ たろう")
 
 
 def test_a_header_that_cannot_be_read_says_nothing(tmp_path):
