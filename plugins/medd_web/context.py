@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 
 from medd import DISCLAIMER, __version__, pipeline
 from medd.classify.desk import ModelDesk
+from medd.imaging.isolated import Isolated
 from medd.ingest.intake import Intake
 from medd.records import UserRole
 from medd.settings import Settings
@@ -21,6 +22,8 @@ from medd_web.buckets import LoginGuard
 
 log = logging.getLogger(__name__)
 
+#: Images decoded for the viewer at one time.
+DECODING = 2
 #: The pages in the bar above: path, title, and who may see them.
 NAVIGATION = (
     ("/", "Worklist", UserRole.READER),
@@ -39,6 +42,7 @@ class Context:
         manager: The plugins.
         spool: Where the bytes of the images lie.
         guard: How often it may be tried to log in.
+        decoders: Where images are decoded for the viewer, in processes that are started for the first of them.
         stopping: Set when the server is to stop: streams of events end then.
     """
 
@@ -48,6 +52,8 @@ class Context:
         self.manager: pluggy.PluginManager = pipeline.load_plugins(settings)
         self.spool: Spool = pipeline.open_spool(settings)
         self.guard = LoginGuard()
+        limits = settings.worker
+        self.decoders = Isolated("medd_web.decoding:make", DECODING, limits.decode_timeout_s, limits.decode_memory_mib)
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._intake: Intake | None = None
@@ -71,6 +77,7 @@ class Context:
 
     def close(self) -> None:
         """Let go of everything."""
+        self.decoders.close()
         with self._lock:
             if self._intake is not None:
                 self._intake.close()

@@ -4,8 +4,6 @@ Decoding costs memory and time, and anybody who may see a case may ask for it: f
 and the rest are told to come again.
 """
 
-import json
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,29 +14,24 @@ import cv2
 import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
-from numpy.typing import NDArray
 
-from medd.imaging import load_levels
-from medd.imaging.grayscale import Levels
 from medd.store.cases import CaseImage, find_images
 from medd.store.repository import find_attachments
 from medd_web.actions import Action
 from medd_web.audit import record
 from medd_web.auth import User, reader
 from medd_web.buckets import address_of
-from medd_web.context import Context, get_context
+from medd_web.context import DECODING, Context, get_context
 from medd_web.lately import Lately
 
 router = APIRouter()
 
-#: Larger images are not shown: of a film of 20 megapixels, the largest detectors have, twice as much.
-MAX_PIXELS = 40_000_000
-#: Images decoded at one time, and requests that wait for their turn.
-DECODING, WAITING = 2, 6
+#: Requests that wait for their turn to be decoded.
+WAITING = 6
 #: Raised whenever the same image would give other bytes.
 VERSION = 1
-#: Sides of a thumbnail and of a heat map, pixels; how many thumbnails are kept.
-THUMBNAIL, HEAT, KEPT = 96, 512, 512
+#: Side of a heat map, pixels; how many thumbnails are kept.
+HEAT, KEPT = 512, 512
 
 _decoding = threading.BoundedSemaphore(DECODING)
 _waiting = threading.BoundedSemaphore(DECODING + WAITING)
@@ -72,6 +65,13 @@ def find_image(context: Context, instance_id: int) -> CaseImage:
     return found[0]
 
 
+def _decode(context: Context, what: str, image: CaseImage) -> bytes:
+    made = context.decoders.call((what, context.spool.path(image.sha256, image.media_type), image.media_type))
+    if isinstance(made, Exception):
+        raise made
+    return bytes(made)
+
+
 def _is_known(request: Request, etag: str) -> bool:
     return etag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
 
@@ -91,38 +91,8 @@ def levels(request: Request, user: Reader, instance_id: int) -> Response:
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
     with _turn():
-        made = load_levels(context.spool.path(image.sha256, image.media_type), image.media_type, MAX_PIXELS)
-        body = pack(made)
+        body = _decode(context, "levels", image)
     return Response(body, media_type="application/octet-stream", headers=_kept(etag))
-
-
-def pack(made: Levels) -> bytes:
-    """An image in the form that viewer.js reads.
-
-    Three blocks, each padded to a multiple of 4 bytes: its description as JSON, preceded by the length of all that
-    comes before the pixels and that of the JSON (uint32, little endian); the table of greys; the pixels, row by row,
-    uint8 or uint16 little endian.
-    """
-    rows, columns = made.pixels.shape
-    about = {
-        "columns": columns,
-        "rows": rows,
-        "bytes": made.pixels.dtype.itemsize,
-        "levels": len(made.shown),
-        "low": made.low,
-        "step": made.step,
-        "inverse": made.inverse,
-        "windows": made.windows[:8],
-    }
-    text = json.dumps(about).encode()
-    described = _padded(struct.pack("<II", 0, len(text)) + text)
-    head = described + _padded(made.shown.tobytes())
-    pixels = np.ascontiguousarray(made.pixels, made.pixels.dtype.newbyteorder("<"))
-    return b"".join((struct.pack("<I", len(head)), head[4:], pixels.data))
-
-
-def _padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % 4)
 
 
 @router.get("/image/{instance_id}/heat")
@@ -167,22 +137,12 @@ def thumbnail(request: Request, user: Reader, instance_id: int) -> Response:
         made = _thumbnails.get(image.sha256)
     if made is None:
         with _turn():
-            decoded = load_levels(context.spool.path(image.sha256, image.media_type), image.media_type, MAX_PIXELS)
-            made = shrink(decoded)
+            made = _decode(context, "thumbnail", image)
         with _guard:
             _thumbnails[image.sha256] = made
             while len(_thumbnails) > KEPT:
                 _thumbnails.popitem(last=False)
     return Response(made, media_type="image/png", headers=_kept(etag))
-
-
-def shrink(made: Levels) -> bytes:
-    """A small PNG of an image as it asks to be shown."""
-    grey: NDArray[np.uint8] = made.shown[made.pixels]
-    zoom = THUMBNAIL / max(grey.shape)
-    size = max(1, round(grey.shape[1] * zoom)), max(1, round(grey.shape[0] * zoom))
-    _, encoded = cv2.imencode(".png", cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
-    return encoded.tobytes()
 
 
 def note(context: Context, request: Request, user: User, image: CaseImage, *, again: bool = False) -> None:

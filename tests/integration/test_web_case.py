@@ -18,6 +18,7 @@ from pydicom.tag import Tag
 
 from medd.dicom.source import lenient
 from medd.imaging import load_levels
+from medd.imaging.isolated import Isolated
 from medd.records import UNSURE, Reason
 from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
@@ -26,6 +27,7 @@ from medd.testing import dicom_radiograph, jpeg_radiograph
 from medd_web import decoding, picture
 from medd_web.header import describe
 from tests.studies import NAMES, padded
+from tests.support import in_place
 from tests.ward import Ward
 from tests.web import BROWSER, running_web, web_settings
 
@@ -230,7 +232,8 @@ def test_what_cannot_be_shown_says_why_in_a_sentence(ward, damage, status, told)
 
 
 def test_what_is_too_large_is_refused_before_it_is_decoded(ward, monkeypatch):
-    monkeypatch.setattr(picture, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(Isolated, "call", lambda _, order: in_place(decoding.make)([order])[0])
     answer = ward.web.client.get(f"/image/{ward.film(1)}/levels")
     assert answer.status_code == 422
     assert "more than 1000 pixels. Received: 256×256" in answer.json()["detail"]
@@ -240,12 +243,12 @@ def test_only_some_decode_at_one_time_and_the_rest_come_again(ward, monkeypatch)
     id_ = ward.film(1, 0.9)
     may_end, inside = threading.Event(), threading.Semaphore(0)
 
-    def slow(*arguments: object):
+    def slow(isolated: Isolated, order: object, call=Isolated.call):
         inside.release()
         assert may_end.wait(30)
-        return load_levels(*arguments)
+        return call(isolated, order)
 
-    monkeypatch.setattr(picture, "load_levels", slow)
+    monkeypatch.setattr(Isolated, "call", slow)
     statuses: list[int] = []
     ask = lambda: statuses.append(httpx.get(f"{ward.web.url}image/{id_}/levels", timeout=60).status_code)  # noqa: E731
     threads = [threading.Thread(target=ask) for _ in range(picture.DECODING + picture.WAITING)]
