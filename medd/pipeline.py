@@ -33,6 +33,7 @@ from medd.queue.worker import Worker
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
 from medd.store.outbox import Deliveries, Outbox
+from medd.store.retention import Retention, Rounds, Rules
 from medd.store.spool import Spool, write_once
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class Receiver:
     inboxes: tuple[Inbox, ...]
     #: What is fetched on a schedule.
     pulls: ScheduledPulls
+    #: What is done with is deleted.
+    retention: Rounds
     #: "AE@host:port", for the ready line.
     address: str
 
@@ -147,6 +150,7 @@ class Receiver:
         for inbox in self.inboxes:
             inbox.start()
         self.pulls.start()
+        self.retention.start()
 
     def is_alive(self) -> bool:
         """Whether images are still taken in by every way."""
@@ -154,6 +158,7 @@ class Receiver:
 
     def stop(self) -> None:
         """Finish what is coming in and stop."""
+        self.retention.stop()
         self.pulls.stop()
         self.listener.stop()
         for inbox in self.inboxes:
@@ -171,12 +176,23 @@ def build_receiver(settings: Settings) -> Receiver:
     intake = build_intake(settings, database)
     sources = [(pull, open_source(settings, pull.source, intake, database)) for pull in settings.pull]
     pulls = ScheduledPulls(sources, database)
-    desk = CommitmentDesk(database, open_spool(settings), settings.peer)
+    spool = open_spool(settings)
+    desk = CommitmentDesk(database, spool, settings.peer)
     listener = Listener(settings.listener, intake, desk, settings.home)
     inboxes = tuple(Inbox(inbox, settings.under_home(inbox.path), intake) for inbox in settings.inbox)
-    return Receiver(
-        intake, listener, inboxes, pulls, f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}"
-    )
+    retention = Rounds(database, spool, Rules.of(settings.retention))
+    address = f"{settings.listener.ae_title}@{settings.listener.host}:{listener.port}"
+    return Receiver(intake, listener, inboxes, pulls, retention, address)
+
+
+def open_retention(settings: Settings) -> Retention:
+    """What deletes what is done with, for a command.
+
+    Raises:
+        SettingsError: There is no database yet, or the spool cannot be written.
+        TransientError: The database is away.
+    """
+    return Retention(open_existing_database(settings), open_spool(settings))
 
 
 def load_model(settings: Settings, folder: Path | None = None) -> "tuple[LoadedModel, pluggy.PluginManager]":

@@ -288,6 +288,17 @@ class WorklistSettings(Section):
         return timedelta(minutes=self.max_wait_min) if self.max_wait_min else None
 
 
+class RetentionSettings(Section):
+    """``[retention]``: how long what is done with is kept; 0 keeps it for ever. See `medd purge`."""
+
+    #: Days after its last image when the images of a study are deleted from the spool. What was said of them stays.
+    days: float = Field(default=0, ge=0, le=100_000)
+    #: While more lies in the spool, MiB, the images of the oldest studies are deleted, but none of the last day.
+    max_spool_mib: int = Field(default=0, ge=0)
+    #: Days after its last image when all that is known of a study is deleted: images, results, reports.
+    results_days: float = Field(default=0, ge=0, le=100_000)
+
+
 class RetrainSettings(Section):
     """``[retrain]``: what `medd retrain` learns from."""
 
@@ -334,6 +345,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     web: WebSettings = WebSettings()
     worklist: WorklistSettings = WorklistSettings()
+    retention: RetentionSettings = RetentionSettings()
     retrain: RetrainSettings = RetrainSettings()
     log: LogSettings = LogSettings()
 

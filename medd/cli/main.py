@@ -22,6 +22,7 @@ from medd.cli import (
     ingest,
     models,
     pull,
+    purge,
     queue,
     results,
     retrain,
@@ -88,6 +89,7 @@ app.command()(retrain.retrain)
 app.command()(export.export)
 app.add_typer(models.app, name="models", help="The models: which is on duty, which scores in its shadow.")
 app.command()(models.rescore)
+app.command()(purge.purge)
 app.command()(pull.pull)
 app.command()(echo.echo)
 app.command()(doctor.doctor)

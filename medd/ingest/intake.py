@@ -62,11 +62,14 @@ class Intake:
     ) -> None:
         self._spool, self._manager = spool, manager
         self._backlog = Backlog(database, CLASSIFY, max_waiting)
-        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id, outbox))
+        self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id, outbox, self._has_bytes))
 
     def close(self) -> None:
         """Close the connection to the database."""
         self._commits.close()
+
+    def _has_bytes(self, row: dict[str, Any]) -> bool:
+        return self._spool.path(row["sha256"], row["media_type"]).is_file()
 
     def begin(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> SpoolWriter:
         """Begin to take bytes in; the writer is then handed to `receive_dataset`, or discarded."""

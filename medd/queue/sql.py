@@ -14,7 +14,7 @@ from medd.records import Job, Reason, Status
 from medd.store.clock import from_now, reached
 from medd.store.database import Database
 from medd.store.outbox import Outbox
-from medd.store.tables import instance, job, prediction
+from medd.store.tables import instance, job, prediction, purged
 from medd.store.tally import refresh
 
 #: Jobs that `rescore` brings back in one transaction.
@@ -195,7 +195,8 @@ class SqlQueue:
         """Bring finished work back, behind all that comes in live, where `model` did not say what is shown now.
 
         What is shown stays until the model has spoken, and stays as history after that. What was not assessed comes
-        back only where another model refused it. Work that waits, runs or is dead is left alone.
+        back only where another model refused it. Work that waits, runs or is dead is left alone, and so is an image
+        whose bytes retention has deleted.
 
         Args:
             kind: The work of scoring.
@@ -217,6 +218,7 @@ class SqlQueue:
         refused &= i.refused_by.is_distinct_from(model)
         wanted = (job.c.kind == kind) & (job.c.state == JobState.DONE)
         wanted &= ((status == Status.SCORED) & ~by_it) | refused
+        wanted &= ~sa.exists().where(purged.c.instance_id == i.id)
         if since is not None:
             wanted &= received_at >= since
         ids = sa.select(job.c.id).join_from(job, instance).where(wanted).order_by(job.c.id).limit(_AT_ONCE)

@@ -26,7 +26,7 @@ from medd.records import Reason
 from medd.store.clock import from_now, reached
 from medd.store.database import Database
 from medd.store.spool import Spool
-from medd.store.tables import commitment, instance, job, sent
+from medd.store.tables import commitment, instance, job, purged, sent
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,9 @@ def judge(database: Database, spool: Spool, transaction_uid: str, objects: Seque
     """
     i = instance.c
     columns = (i.sop_instance_uid, i.sop_class_uid, i.sha256, i.media_type, i.size, job.c.spool)
-    query = sa.select(*columns).join_from(instance, job, isouter=True)
+    # What is to be deleted, or is, is promised to nobody: the file may be there for a moment yet.
+    stays = ~sa.exists().where(purged.c.instance_id == i.id)
+    query = sa.select(*columns).join_from(instance, job, isouter=True).where(stays)
     known: dict[str, list[Any]] = {}
     uids = sorted({uid for _, uid in objects})
     with database.read() as connection:

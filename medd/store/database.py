@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 from medd.errors import SchemaOutOfDate, SettingsError, TransientError
 
 #: The migration this program is written for.
-SCHEMA = "0006"
+SCHEMA = "0007"
 
 #: A server that vanishes without a word is given up after some 20 s; the kernel would wait for a quarter of an hour.
 _POSTGRESQL = {

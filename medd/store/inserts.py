@@ -5,7 +5,7 @@ every image that a modality waits for.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,7 +35,15 @@ class Added:
 
 
 class InstanceInserter:
-    """Inserts instances with their jobs, on a connection of its own. For one thread at a time."""
+    """Inserts instances with their jobs, on a connection of its own. For one thread at a time.
+
+    Args:
+        database: Where they go.
+        job_kind: Of the jobs.
+        spool: Where their bytes lie.
+        outbox: Where what is refused is told of.
+        has_bytes: Whether the bytes of a row lie in the spool; asked where retention had deleted them.
+    """
 
     def __init__(
         self,
@@ -43,7 +51,9 @@ class InstanceInserter:
         job_kind: str,
         spool: str = "",
         outbox: Outbox = Outbox(),  # noqa: B008  # frozen
+        has_bytes: Callable[[dict[str, Any]], bool] = lambda _row: True,
     ) -> None:
+        self._has_bytes = has_bytes
         self._database, self._kind, self._spool, self._outbox = database, job_kind, spool, outbox
         self._dbapi: Any = database.engine.dialect.loaded_dbapi
         self._pooled: PoolProxiedConnection | None = None
@@ -65,6 +75,7 @@ class InstanceInserter:
         lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"
         self._recount = (*(() if database.is_sqlite else (lock,)), refresh_statement(mark))
         self._open = outbox.statement(mark)
+        self._keep = f"DELETE FROM purged WHERE instance_id = {id_}"
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
 
     def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
@@ -153,7 +164,14 @@ class InstanceInserter:
     def _add(self, cursor: Any, row: dict[str, Any], revived: set[str]) -> Added:
         found = cursor.execute(self._insert, row).fetchone()
         if found is None:
-            id_, status, reason = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
+            known = cursor.execute(self._known, {"sha256": row["sha256"]}).fetchone()
+            if known is None:  # between the two statements: the sender is to try again
+                raise TransientError("database: the image's old row has just been deleted")
+            id_, status, reason = known
+            # Its bytes had been deleted, and are there again; unless that was after they were published. Whoever
+            # deletes them holds the row that we have just deleted, so what we see now stays so.
+            if cursor.execute(self._keep, {"id": id_}).rowcount and not self._has_bytes(row):
+                raise TransientError("spool: the image's old file has just been deleted")
             if status == Status.FAILED:
                 # Sent again after the work on it failed for good: the sender wants it tried again.
                 for statement in self._revive:

@@ -5,7 +5,7 @@ Words and rules that the database can hold are held by it: states by CHECK, "onc
 
 from medd.store.tables.base import Id, UtcDateTime, metadata
 from medd.store.tables.delivery import commitment, delivery, pulled, report, sent
-from medd.store.tables.images import annotation, attachment, instance, job, prediction
+from medd.store.tables.images import annotation, attachment, instance, job, prediction, purged
 from medd.store.tables.models import model_event, model_version
 from medd.store.tables.processes import process
 from medd.store.tables.studies import study
@@ -30,6 +30,7 @@ __all__ = [
     "prediction",
     "process",
     "pulled",
+    "purged",
     "report",
     "results",
     "sent",

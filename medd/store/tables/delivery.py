@@ -62,7 +62,8 @@ delivery = Table(
     Index("ix_delivery_dead", "id", sqlite_where=text("state = 'dead'"), postgresql_where=text("state = 'dead'")),
 )
 
-#: The reports that were made of each study, one after the other. Nothing here is ever changed or deleted.
+#: The reports that were made of each study, one after the other. None is ever changed, and none deleted
+#: but with all that is known of its study (`medd.store.retention`).
 report = Table(
     "report",
     metadata,

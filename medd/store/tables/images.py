@@ -164,6 +164,19 @@ attachment = Table(
 )
 
 
+#: Images whose bytes retention has taken from the spool; what was said of them stays. Sent again, one is kept anew.
+purged = Table(
+    "purged",
+    metadata,
+    Column("instance_id", Id, ForeignKey(instance.c.id, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    #: In which spool the bytes lay.
+    Column("spool", String(32), nullable=False),
+    #: False from the decision until the file is deleted: until then it may still be there, and nobody may rely on it.
+    Column("gone", Boolean, nullable=False),
+    Index("ix_purged_going", "spool", sqlite_where=text("NOT gone"), postgresql_where=text("NOT gone")),
+)
+
 #: What readers say the truth is. Rows are only added; of each reader the newest counts.
 annotation = Table(
     "annotation",
