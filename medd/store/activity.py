@@ -1,10 +1,10 @@
 """What came in, was judged and went out, what waits, and how long it took: the questions of people who watch a daemon.
 
-Each is answered from an index, over the time asked for or over what waits; only `find_totals` goes through the whole
-history, and it by indices as well.
+Each is answered from an index, over the time asked for or over what waits, never over the whole history.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -270,31 +270,50 @@ def find_delivery_latency(connection: Connection, names: Sequence[str], since: d
     return percentiles([max(0.0, (at - received).total_seconds()) for at, received in rows if received])
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """All that there ever was."""
+def find_counts(
+    connection: Connection,
+    since: datetime,
+    until: datetime,
+    *,
+    models: Sequence[str],
+    destinations: Sequence[str],
+) -> Counter[tuple[str, ...]]:
+    """How often what happened in a while.
 
-    #: By status, and reason where there is one, else "".
-    images: dict[tuple[str, str], int]
-    #: By model, and whether it spoke in the shadow.
-    predictions: dict[tuple[str, bool], int]
-    #: Objects acknowledged, by destination.
-    delivered: dict[str, int]
-    annotations: int
+    Args:
+        connection: To the database.
+        since: From this moment on …
+        until: … and before this one.
+        models: "name/version" of all that may have judged.
+        destinations: All that may have acknowledged.
 
+    Returns:
+        Images by ("received",), and those of them that do not wait any more by ("finished", status, reason or "");
+        predictions by ("predicted", model, "true" where in the shadow, else "false"); objects that were acknowledged by
+        ("delivered", destination); words of readers by ("said",).
+    """
+    i, p, s, number = instance.c, prediction.c, sent.c, sa.func.count()
 
-def find_totals(connection: Connection) -> Totals:
-    """Count everything."""
-    i, p, number = instance.c, prediction.c, sa.func.count()
-    judged = [Status.PENDING, Status.SCORED]
-    # One at a time: its index has the status, and not the reason.
-    images = {(str(one), ""): connection.scalar(sa.select(number).where(i.status == one)) or 0 for one in judged}
-    unjudged = sa.select(i.status, i.reason, number).where(i.status.in_([Status.NOT_ASSESSED, Status.FAILED]))
-    for status, reason, count in connection.execute(unjudged.group_by(i.status, i.reason)):
-        images[status, reason] = count
-    spoken = connection.execute(sa.select(p.model, p.shadow, number).group_by(p.model, p.shadow))
-    predictions = {(model, shadow): count for model, shadow, count in spoken}
-    taken = connection.execute(sa.select(sent.c.destination, number).group_by(sent.c.destination))
-    delivered = {name: count for name, count in taken}  # noqa: C416 - a row is no pair to mypy
-    said = connection.scalar(sa.select(number).select_from(annotation)) or 0
-    return Totals(images, predictions, delivered, said)
+    def within(column: ColumnElement[Any]) -> ColumnElement[bool]:
+        return (column >= since) & (column < until)
+
+    found: Counter[tuple[str, ...]] = Counter()
+    found["received",] = connection.scalar(sa.select(number).where(within(i.received_at))) or 0
+    # By itself: its index has the status, and not the reason.
+    scored = sa.select(number).where(i.status == Status.SCORED, within(i.received_at))
+    found["finished", str(Status.SCORED), ""] = connection.scalar(scored) or 0
+    unjudged = i.status.in_([Status.NOT_ASSESSED, Status.FAILED]) & within(i.received_at)
+    for status, why, count in connection.execute(
+        sa.select(i.status, i.reason, number).where(unjudged).group_by(i.status, i.reason)
+    ):
+        found["finished", status, why] = count
+    spoken = p.model.in_(models) & p.shadow.in_((sa.true(), sa.false())) & within(p.scored_at)
+    for model, shadow, count in connection.execute(
+        sa.select(p.model, p.shadow, number).where(spoken).group_by(p.model, p.shadow)
+    ):
+        found["predicted", model, str(bool(shadow)).lower()] = count
+    taken = s.destination.in_(destinations) & within(s.at)
+    for name, count in connection.execute(sa.select(s.destination, number).where(taken).group_by(s.destination)):
+        found["delivered", name] = count
+    found["said",] = connection.scalar(sa.select(number).where(within(annotation.c.at))) or 0
+    return found

@@ -27,7 +27,7 @@ router = APIRouter()
 
 #: Days over which readers' agreement and drift are measured.
 AGREEMENT_DAYS, DRIFT_DAYS = 30, 7
-_QUANTILES = (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99"))
+_PERCENTILES = (("50", "p50"), ("95", "p95"), ("99", "p99"))
 
 
 class Collector:
@@ -45,7 +45,7 @@ class Collector:
         """Every figure; those that need a database that is away are left out, and `medd_database_up` is 0."""
         started = time.perf_counter()
         yield _gauge("medd_build_info", "What runs here.", [({"version": __version__, "schema": SCHEMA}, 1)])
-        parts: tuple[Callable[[], Iterator[Metric]], ...] = (self._now, self._totals, self._models)
+        parts: tuple[Callable[[], Iterator[Metric]], ...] = (self._now, self._counts, self._models)
         found, up = [], 1
         for part in parts:
             try:
@@ -76,7 +76,7 @@ class Collector:
         yield _gauge("medd_deliveries", "Studies to be delivered; failing ones are pending as well.", deliveries)
         yield _gauge("medd_delivery_overdue_seconds", "How long the first study is overdue.", overdue)
         yield _gauge("medd_delivery_last_timestamp_seconds", "When a destination last acknowledged.", last)
-        latencies = [*_quantiles("scored", now.scoring), *_quantiles("delivered", now.delivery)]
+        latencies = [*_percentiles("scored", now.scoring), *_percentiles("delivered", now.delivery)]
         yield _gauge("medd_latency_seconds", "From received to scored and to delivered, in the last hour.", latencies)
         alive = dict.fromkeys(("receive", "work", "deliver", *(one.stage for one in now.processes)), 0)
         for one_process in now.processes:
@@ -87,19 +87,19 @@ class Collector:
         ]
         yield _gauge("medd_process_silent_seconds", "Since a process's last sign of life.", silent)
 
-    def _totals(self) -> Iterator[Metric]:
-        totals = self._watch.totals.get()
-        yield _counter("medd_images_received_total", "Images received.", [({}, sum(totals.images.values()))])
-        images = [({"status": status, "reason": why}, count) for (status, why), count in totals.images.items()]
-        yield _gauge("medd_images", "Images by where they stand, and why they were not judged.", images)
-        spoken = [
-            ({"model": model, "shadow": str(shadow).lower()}, count)
-            for (model, shadow), count in totals.predictions.items()
-        ]
-        yield _counter("medd_predictions_total", "Predictions made.", spoken)
-        sent = dict.fromkeys(self._watch.destinations, 0) | totals.delivered
-        yield _counter("medd_delivered_objects_total", "Objects acknowledged.", _by("destination", sent))
-        yield _counter("medd_annotations_total", "What readers said.", [({}, totals.annotations)])
+    def _counts(self) -> Iterator[Metric]:
+        counts = self._watch.counts.get()
+        yield _counter("medd_images_received_total", "Images received.", _those(counts, "received"))
+        finished = _those(counts, "finished", "status", "reason")
+        yield _counter("medd_images_finished_total", "Images received, by what became of them, and why.", finished)
+        used = [model for model in self._watch.models.get() if model.role is not Role.RETIRED]
+        none: dict[tuple[str, ...], int] = {("delivered", one): 0 for one in self._watch.destinations}
+        none |= {("predicted", model.ref, str(model.role is Role.CANDIDATE).lower()): 0 for model in used}
+        predicted = _those(none | counts, "predicted", "model", "shadow")
+        yield _counter("medd_predictions_total", "Predictions made.", predicted)
+        delivered = _those(none | counts, "delivered", "destination")
+        yield _counter("medd_delivered_objects_total", "Objects that destinations acknowledged.", delivered)
+        yield _counter("medd_annotations_total", "What readers said.", _those(counts, "said"))
 
     def _models(self) -> Iterator[Metric]:
         used = [model for model in self._watch.models.get() if model.role is not Role.RETIRED]
@@ -147,14 +147,19 @@ class Collector:
 Samples = Sequence[tuple[dict[str, str], float]]
 
 
+def _those(counts: Mapping[tuple[str, ...], int], kind: str, *labels: str) -> Samples:
+    """The counts of a kind; their keys go on with the values of these labels."""
+    return [(dict(zip(labels, key[1:], strict=True)), count) for key, count in counts.items() if key[0] == kind]
+
+
 def _by(label: str, values: Mapping[str, float]) -> Samples:
     return [({label: name}, value) for name, value in values.items()]
 
 
-def _quantiles(step: str, measured: Latency | None) -> Samples:
+def _percentiles(step: str, measured: Latency | None) -> Samples:
     if measured is None:
         return []
-    return [({"step": step, "quantile": name}, getattr(measured, key)) for name, key in _QUANTILES]
+    return [({"step": step, "percentile": name}, getattr(measured, key)) for name, key in _PERCENTILES]
 
 
 def _gauge(name: str, says: str, samples: Samples) -> Metric:

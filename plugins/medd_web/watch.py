@@ -8,6 +8,7 @@ import platform
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from medd.queue.base import CLASSIFY
 from medd.records import ModelVersion
 from medd.registry import bundle as bundles
 from medd.store import activity
-from medd.store.activity import Bucket, Latency, Outgoing, Step, Totals, Waiting
+from medd.store.activity import Bucket, Latency, Outgoing, Step, Waiting
 from medd.store.database import SCHEMA
 from medd.store.devices import find_sightings
 from medd.store.models import find_models
@@ -37,6 +38,8 @@ T = TypeVar("T")
 SPANS = {Step.MINUTE: timedelta(hours=1), Step.HOUR: timedelta(hours=48), Step.DAY: timedelta(days=30)}
 #: How long rates of each step are remembered, seconds: a month of a busy house takes a moment to count.
 _KEPT_S = {Step.MINUTE: 2.0, Step.HOUR: 10.0, Step.DAY: 120.0}
+#: What is older than this does not change any more, and is not deleted earlier.
+SETTLED = timedelta(days=1)
 #: Over so long latency is measured.
 LATENCY_SPAN = timedelta(hours=1)
 
@@ -61,6 +64,38 @@ class Remembered(Generic[T]):
     def forget(self) -> None:
         """Make it anew the next time: something was changed."""
         self._until = 0.0
+
+
+class Counts:
+    """How often what happened since we began to look: numbers that never fall, as Prometheus wants its counters.
+
+    Rows may go, by retention, and change: what failed is scored after all. So what is older than a day is counted for
+    good, and each time only the rest is.
+
+    Args:
+        ask: Counts what happened between two moments.
+    """
+
+    def __init__(self, ask: Callable[[datetime, datetime], Counter[tuple[str, ...]]]) -> None:
+        self._ask, self._lock = ask, threading.Lock()
+        self._since = datetime.now(UTC)
+        self._settled: Counter[tuple[str, ...]] = Counter()
+        self._told: Counter[tuple[str, ...]] = Counter()
+
+    def get(self, now: datetime | None = None) -> dict[tuple[str, ...], int]:
+        """The numbers by now; raises what asking raises."""
+        now = now or datetime.now(UTC)
+        with self._lock:
+            if now - self._since > 2 * SETTLED:
+                until = now - SETTLED
+                self._settled.update(self._ask(self._since, until))
+                self._since = until
+            # To the second after this one, as clocks differ; what comes late is counted the next time.
+            found = Counter(self._settled)
+            found.update(self._ask(self._since, now + timedelta(seconds=1)))
+            for key, count in found.items():
+                self._told[key] = max(self._told[key], count)
+            return dict(self._told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +142,7 @@ class Watch:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.now = Remembered(self._now, 2.0)
-        self.totals = Remembered(self._totals, 30.0)
+        self.counts = Counts(self._ask_counts)
         self.models = Remembered(self._models, 2.0)
         self._rates = {step: Remembered(partial(self._make_rates, step), _KEPT_S[step]) for step in Step}
         self._drift: dict[tuple[str, str, int], Remembered[list[dict[str, object]]]] = {}
@@ -157,9 +192,10 @@ class Watch:
         with self._context.database.read() as connection:
             return activity.find_rates(connection, step, since, now, models=models, destinations=self.destinations)
 
-    def _totals(self) -> Totals:
+    def _ask_counts(self, since: datetime, until: datetime) -> Counter[tuple[str, ...]]:
+        models = [model.ref for model in self.models.get()]
         with self._context.database.read() as connection:
-            return activity.find_totals(connection)
+            return activity.find_counts(connection, since, until, models=models, destinations=self.destinations)
 
     def _now(self) -> Now:
         now = datetime.now(UTC)

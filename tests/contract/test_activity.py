@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from medd.queue.base import CLASSIFY, RESCORE_PRIORITY
-from medd.records import Reason, Status
+from medd.records import Annotation, Reason, Status
 from medd.store import activity
 from medd.store.activity import Outgoing, Step, Waiting, percentiles
+from medd.store.annotations import annotate
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
 from medd.store.outbox import Deliveries, Outbox
@@ -179,21 +180,38 @@ def test_percentiles_are_values_that_were_measured():
     assert (found.n, found.p50, found.p95, found.p99, found.longest) == (100, 50, 95, 99, 100)
 
 
-def test_totals_and_bytes_count_everything_once(database):
-    ids = add(database, *(instance_row(number) for number in range(5)))
+def test_counts_and_bytes_are_of_the_while_that_is_asked_for(database):
+    ids = [add(database, instance_row(number))[0] for number in range(5)]
     score(database, ids[:2], EPOCH)
     with database.write() as connection:
         record_shadow(connection, [prediction_of(ids[0], model="stub/2", scored_at=EPOCH)])
         set_not_assessed(connection, ids[2], Reason.LATERAL_VIEW, "")
+        annotate(connection, Annotation(ids[0], "NORMAL", "anna", EPOCH))
     acknowledge(database, "1.2.1.0", EPOCH, "1.2.9.1", "1.2.9.2")
+
+    def counts(since: int, until: int) -> dict[tuple[str, ...], int]:
+        whiles = EPOCH + timedelta(seconds=since), EPOCH + timedelta(seconds=until)
+        with database.read() as connection:
+            return {key: count for key, count in activity.find_counts(connection, *whiles, **NAMES).items() if count}
+
+    assert counts(0, 5) == {
+        ("received",): 5,
+        ("finished", "scored", ""): 2,
+        ("finished", "not_assessed", "lateral_view"): 1,
+        ("predicted", "stub/1", "false"): 2,
+        ("predicted", "stub/2", "true"): 1,
+        ("delivered", "main"): 2,
+        ("said",): 1,
+    }
+    assert counts(1, 3) == {
+        ("received",): 2,
+        ("finished", "scored", ""): 1,
+        ("finished", "not_assessed", "lateral_view"): 1,
+    }
+    assert counts(5, 9) == {}
     with database.read() as connection:
-        found = activity.find_totals(connection)
         assert activity.count_bytes(connection, EPOCH + timedelta(seconds=3)) == 1003 + 1004
         assert activity.count_bytes(connection, datetime.now(UTC) + timedelta(days=9999)) == 0
-    assert found.images == {("pending", ""): 2, ("scored", ""): 2, ("not_assessed", "lateral_view"): 1}
-    assert found.predictions == {("stub/1", False): 2, ("stub/2", True): 1}
-    assert found.delivered == {"main": 2}
-    assert found.annotations == 0
 
 
 def test_questions_about_a_while_go_by_an_index(database):
@@ -210,7 +228,7 @@ def test_questions_about_a_while_go_by_an_index(database):
         activity.find_outgoing(connection, ["main"], EPOCH, EPOCH)
         activity.find_scoring_latency(connection, EPOCH)
         activity.find_delivery_latency(connection, ["main"], EPOCH)
-        activity.find_totals(connection)
+        activity.find_counts(connection, EPOCH, EPOCH, **NAMES)
         asked = [one for one in asked if one[0].startswith("SELECT")]
         for statement, values in list(asked):
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()

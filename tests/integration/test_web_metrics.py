@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,7 +75,9 @@ def test_metrics_of_an_empty_house(ward):
     assert found["medd_disk_free_bytes"][("spool",)] > 0
 
 
-def test_metrics_count_what_happened(ward):
+def test_metrics_count_what_happened_since_they_were_asked_for_first(ward):
+    ward.web.context.models.known()
+    assert figures(ward.web)["medd_images_received_total"] == {(): 0}
     first = ward.film(1, 0.9)
     ward.film(2, 0.1)
     ward.refuse(ward.film(3), Reason.LATERAL_VIEW)
@@ -87,9 +90,8 @@ def test_metrics_count_what_happened(ward):
         annotate(connection, Annotation(first, "NORMAL", "anna", datetime.now(UTC)))
     Pulse(ward.database, "ward-1", "work").beat()
     found = figures(ward.web)
-    assert found["medd_images_received_total"] == {(): 5}
-    assert found["medd_images"] == {
-        ("", "pending"): 1,
+    assert found["medd_images_received_total"] == {(): 4}, "one came two minutes ago"
+    assert found["medd_images_finished_total"] == {
         ("", "scored"): 2,
         ("lateral_view", "not_assessed"): 1,
         ("retries_exhausted", "failed"): 1,
@@ -99,7 +101,38 @@ def test_metrics_count_what_happened(ward):
     assert found["medd_queue_jobs"][("pending",)] == found["medd_queue_jobs"][("dead",)] == 1
     assert 120 <= found["medd_queue_oldest_seconds"][()] < 180
     assert found["medd_processes"][("work",)] == 1
-    assert set(found["medd_latency_seconds"]) == {("0.5", "scored"), ("0.95", "scored"), ("0.99", "scored")}
+    assert set(found["medd_latency_seconds"]) == {("50", "scored"), ("95", "scored"), ("99", "scored")}
+
+
+def test_counters_never_fall_whatever_becomes_of_rows(ward):
+    ward.web.context.models.known()
+    assert figures(ward.web)["medd_predictions_total"] == {("stub/1", "false"): 0}
+    ids = [ward.film(seed, 0.9) for seed in range(4)]
+    assert figures(ward.web)["medd_images_received_total"] == {(): 4}
+    with ward.database.write() as connection:
+        connection.execute(job.delete().where(job.c.instance_id.in_(ids[:2])))
+        connection.execute(instance.delete().where(instance.c.id.in_(ids[:2])))
+    ward.refuse(ids[2])
+    found = figures(ward.web)
+    assert found["medd_images_received_total"] == {(): 4}
+    assert found["medd_images_finished_total"] == {("", "scored"): 4, ("unfamiliar", "not_assessed"): 1}
+    assert found["medd_predictions_total"] == {("stub/1", "false"): 4}
+
+
+def test_what_is_older_than_a_day_is_counted_for_good():
+    begin = datetime.now(UTC)
+    rows = [begin + timedelta(hours=hour) for hour in range(1, 24 * 30, 6)]
+
+    def ask(since: datetime, until: datetime) -> Counter[tuple[str, ...]]:
+        return Counter({("received",): sum(since <= at < until for at in rows if at > now - timedelta(days=5))})
+
+    now = begin
+    counts, told = watch.Counts(ask), []
+    for hour in range(0, 24 * 30, 3):  # whatever is older than five days is deleted meanwhile
+        now = begin + timedelta(hours=hour)
+        told.append(counts.get(now)["received",])
+    assert told == sorted(told)
+    assert told[-1] == sum(at <= now for at in rows)
 
 
 def test_metrics_of_models_readers_and_devices(ward):

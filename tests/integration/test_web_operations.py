@@ -34,6 +34,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:py
 SCRIPT = "<script>alert('1')</script>"
 
 
+def get(web: Web, path: str) -> httpx.Response:
+    with web.browser() as browser:
+        return browser.get(path)
+
+
+def post(web: Web, path: str, data: dict, **headers: str) -> httpx.Response:
+    with web.browser(headers=headers) as browser:
+        return browser.post(path, data=data)
+
+
 class Place:
     """A ward with two destinations and three peers, of which one answers, one refuses connections and one is silent."""
 
