@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response
@@ -118,12 +118,16 @@ def look_up(context: Context, asked: Wanted) -> dict[str, Any]:
         count = count_worklist(connection, asked.filter, COUNTED + 1)
         rows = found[:PAGE]
         sendings = find_sendings(connection, [row["study"] for row in rows])
+    rest = asked.query.replace("?", "&")
     for row in rows:
         row["priority"] = words.priority(row, now)
         row["sendings"] = sendings.get(row["study"], [])
+        row["case"] = f"/case?study={quote(row['study'], safe='')}{rest}"  # as `Wanted.case`, made once
+    origins = {row["origin"]: asked.only_from(row["origin"]) for row in rows}
     first = (asked.page - 1) * PAGE
     return {
         "rows": rows,
+        "origins": origins,
         "asked": asked,
         "now": now,
         "signature": seen,
