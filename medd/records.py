@@ -249,6 +249,8 @@ class ImageResult:
     #: None where no model judged it.
     prediction: Prediction | None = None
     received_at: datetime | None = None
+    #: Whether retention has deleted its bytes, or is about to.
+    is_purged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

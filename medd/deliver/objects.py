@@ -104,12 +104,15 @@ class ReportObjects:
         return captions(prediction, self._codes)
 
     def _read_sources(self) -> dict[int, Dataset]:
-        """Instance id → header. What nobody scored may be damaged: it is reported by what is known of it."""
+        """Instance id → header. What nobody scored may be damaged: it is reported by what is known of it.
+
+        So is what came so long before a late image that its bytes were deleted; its picture was sent in its time.
+        """
         if self._sources is not None:
             return self._sources
         sources: dict[int, Dataset] = {}
         for image in self._report.images:
-            if image.media_type is not MediaType.DICOM:
+            if image.media_type is not MediaType.DICOM or image.is_purged:
                 continue
             try:
                 with lenient():

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from medd.records import DeliveryState, MediaType, Prediction, Reason, Status
 from medd.store.outbox import study_key
-from medd.store.tables import annotation, attachment, delivery, instance, prediction, study
+from medd.store.tables import annotation, attachment, delivery, instance, prediction, purged, study
 
 _OF_IMAGE = (
     *("id", "sha256", "media_type", "origin", "received_at", "status", "reason", "detail", "refused_by"),
@@ -45,14 +45,18 @@ class CaseImage:
     prediction: Prediction | None
     #: Whether the prediction is a finding with a heat map: below the threshold it would show a finding that is none.
     has_heat: bool
+    #: Whether retention has deleted its bytes, or is about to.
+    is_purged: bool = False
 
 
 def find_images(connection: Connection, ids: Sequence[int]) -> list[CaseImage]:
     """Images of a case, in the order in which they came in."""
     i, p, a = instance.c, prediction.c, attachment.c
     heat = sa.exists().where((a.instance_id == i.id) & (a.model == p.model) & (a.name == "heat") & p.positive)
+    is_purged = sa.exists().where(purged.c.instance_id == i.id).label("is_purged")
+    columns = (*(i[name] for name in _OF_IMAGE), *(p[name] for name in _OF_PREDICTION))
     rows = connection.execute(
-        sa.select(*(i[name] for name in _OF_IMAGE), *(p[name] for name in _OF_PREDICTION), heat.label("has_heat"))
+        sa.select(*columns, heat.label("has_heat"), is_purged)
         .join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
         .where(i.id.in_(ids))
         .order_by(i.id)
@@ -77,6 +81,7 @@ def _image(row: Mapping[str, Any]) -> CaseImage:
         sop_instance_uid=row["sop_instance_uid"],
         prediction=Prediction(instance_id=row["id"], **said) if row["model"] is not None else None,
         has_heat=bool(row["has_heat"]),
+        is_purged=bool(row["is_purged"]),
     )
 
 

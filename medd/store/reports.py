@@ -25,7 +25,7 @@ from medd.records import (
     Status,
     StudyReport,
 )
-from medd.store.tables import attachment, instance, prediction, report, sent
+from medd.store.tables import attachment, instance, prediction, purged, report, sent
 
 
 class Paths(Protocol):
@@ -69,6 +69,7 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
         i.received_at,
         *(p[name] for name in _OF_PREDICTION),
         p.scored_at,
+        sa.exists().where(purged.c.instance_id == i.id).label("is_purged"),
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
     wanted = columns.where(_belongs_to(study) & spoken_of)
@@ -115,6 +116,7 @@ def _image(row: Any, spool: Paths, attachments: tuple[Attachment, ...]) -> Image
         detail=row.detail,
         prediction=predicted,
         received_at=row.received_at,
+        is_purged=bool(row.is_purged),
     )
 
 

@@ -28,6 +28,7 @@ from medd.store.tables import (
     job,
     prediction,
     pulled,
+    purged,
     report,
     sent,
     study,
@@ -55,6 +56,8 @@ class What(StrEnum):
     #: By a candidate; nobody was shown it.
     SHADOW = "shadow"
     ANNOTATED = "annotated"
+    #: Retention has deleted the bytes; what was said of them stays.
+    PURGED = "purged"
     REPORT = "report"
     #: The delivery to a destination, where it is not over.
     DELIVERY = "delivery"
@@ -157,6 +160,8 @@ def _of_image(connection: Connection, image: Any) -> Iterator[Step]:
     elif image.status == Status.NOT_ASSESSED:
         yield _refused(image, image.received_at)
     yield from _annotated(connection, image.id)
+    for row in connection.execute(purged.select().where(purged.c.instance_id == image.id)):
+        yield Step(row.at, What.PURGED, image.id, "its bytes were deleted from the spool; its results stay", {})
 
 
 def _worked_on(connection: Connection, image: Any, work: Any) -> Iterator[Step]:

@@ -5,6 +5,7 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medd.imaging.isolated import Isolated
 from medd.records import UNSURE, Reason
 from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
+from medd.store.retention import Retention, Rules
 from medd.store.studies import find_study
 from medd.testing import dicom_radiograph, jpeg_radiograph
 from medd_web import decoding, picture
@@ -80,6 +82,20 @@ def test_a_finding_is_shown_with_its_probability_threshold_and_model(ward):
     assert 'data-heat="1"' in page
     assert "Agree a PNEUMONIA" in text
     assert "Disagree d NORMAL" in text
+
+
+def test_the_case_of_an_image_that_retention_has_deleted_is_shown_with_its_results(ward):
+    id_ = ward.film(1, 0.876, StudyInstanceUID=STUDY, patient_id="P-1")
+    Retention(ward.database, ward.web.context.spool).run(Rules(images=timedelta(0)))
+    answer = get(ward)
+    assert answer.status_code == 200
+    assert "Finding PNEUMONIA p = 0.876" in words(answer.text)
+    for what in ("levels", "thumbnail"):
+        gone = ward.web.client.get(f"/image/{id_}/{what}")
+        assert gone.status_code == 410
+        assert "its results stay" in gone.json()["detail"]
+    assert ward.web.client.get(f"/image/{id_}/heat").status_code == 200
+    assert "its bytes were deleted" in ward.web.client.get(f"/case/trail?study={STUDY}", headers=BROWSER).text
 
 
 def test_below_the_threshold_is_said_so_and_has_no_heat_map(ward):

@@ -337,3 +337,14 @@ def test_an_image_that_is_not_there_is_no_nameless_patient(tmp_path):
     gone.path.unlink()
     with pytest.raises(TransientError):
         ReportObjects(report(gone), CODES).patient_name()
+
+
+def test_a_late_image_of_a_study_whose_first_image_was_deleted_by_age_is_reported_with_both(tmp_path):
+    first = replace(image(tmp_path, film(), prediction()), is_purged=True)
+    first.path.unlink()
+    late = film(SOPInstanceUID="1.2.3.99")
+    second = image(tmp_path, late, prediction(2), instance_id=2)
+    objects = ReportObjects(report(first, second), CODES)
+    (sr,) = objects.make("sr")
+    assert {first.sop_instance_uid, "1.2.3.99"} <= {str(e.value) for e in sr.iterall() if e.VR == "UI"}
+    assert len(objects.make("sc")) == 1
