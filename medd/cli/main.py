@@ -20,6 +20,7 @@ from medd.cli import (
     explain,
     export,
     ingest,
+    load,
     models,
     pull,
     purge,
@@ -92,6 +93,7 @@ app.command()(models.rescore)
 app.command()(purge.purge)
 app.command()(pull.pull)
 app.command()(echo.echo)
+app.command()(load.load)
 app.command()(doctor.doctor)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
 app.command()(admin.plugins)

@@ -1,5 +1,6 @@
 """Synthetic radiographs as the files a hospital has: DX and CR objects, and JPEG pictures."""
 
+import zlib
 from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import lru_cache
@@ -15,6 +16,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
+from medd.dicom.part10 import encode_file_meta
+from medd.testing.lossless import encode_lossless
 from medd.testing.phantom import radiograph
 
 Size = int | tuple[int, int]
@@ -54,7 +57,7 @@ def dicom_radiograph(
         size: Side of the square film, or (rows, columns), pixels.
         modality: The kind of object.
         bits: Bits Stored, 8 to 16; the whole range is used.
-        transfer_syntax: Uncompressed, deflated, RLE, JPEG-LS, JPEG 2000, or JPEG Baseline for 8 bits.
+        transfer_syntax: Uncompressed, deflated, RLE, JPEG Lossless, JPEG-LS, JPEG 2000, or JPEG Baseline for 8 bits.
         photometric: MONOCHROME1 stores the film inverted.
         view: View Position.
         patient_name: As DICOM writes it; empty for a made-up name.
@@ -141,11 +144,12 @@ def cheap_series(
     seed: int = 0,
     images_per_study: int = 1,
     part10: bool = True,
+    transfer_syntax: str = uid.ExplicitVRLittleEndian,
 ) -> Iterator[bytes]:
     """Make many distinct DX objects quickly, for load tests: one film, patched.
 
     Each has its own SOP Instance UID, each study its own UIDs, patient and accession number; the first eight pixels
-    hold the image's number, so that no two have the same pixels.
+    hold the image's number, so that no two have the same pixels (compressed ones all have).
 
     Args:
         n: How many.
@@ -154,18 +158,21 @@ def cheap_series(
         bits: Bits Stored, 8 to 16.
         seed: Chooses the film; series of different seeds share no UID.
         images_per_study: Images that follow one another in one study, all in one series.
-        part10: Yield files (PS3.10); otherwise bare Explicit VR Little Endian datasets, as C-STORE carries them.
+        part10: Yield files (PS3.10); otherwise bare datasets, as C-STORE carries them.
+        transfer_syntax: As in `dicom_radiograph`.
 
     Yields:
         The bytes of one object.
     """
     # Of fixed length, so that a value is replaced in place: root, what it is, the seed, the number.
-    marks = {name: _serial_uid(kind, seed, 10**12 - 1) for kind, name in enumerate(("instance", "study", "series"), 1)}
+    marks = {name: serial_uid(kind, seed, 10**12 - 1) for kind, name in enumerate(("instance", "study", "series"), 1)}
     patient, accession = "SYN-999999999999", "A999999999999999"
+    deflated = transfer_syntax == uid.DeflatedExplicitVRLittleEndian
     template = dicom_radiograph(
         seed,
         size=(rows, columns),
         bits=bits,
+        transfer_syntax=uid.ExplicitVRLittleEndian if deflated else transfer_syntax,
         patient_id=patient,
         AccessionNumber=accession,
         SOPInstanceUID=marks["instance"],
@@ -175,13 +182,19 @@ def cheap_series(
     stream = BytesIO()
     template.save_as(stream, enforce_file_format=True)
     data = bytearray(stream.getvalue())
+    # The preamble, then group 0002, whose first element holds the length of the rest (PS3.10 section 7.1).
+    meta = 144 + int.from_bytes(data[140:144], "little")
+    if deflated and part10:
+        data[:meta] = head = encode_file_meta(template.SOPClassUID, marks["instance"], transfer_syntax)
+        meta = len(head)
     if not part10:
-        # The preamble, then group 0002, whose first element holds the length of the rest (PS3.10 section 7.1).
-        del data[: 144 + int.from_bytes(data[140:144], "little")]
+        del data[:meta]
+        meta = 0
     instance_at = _find_all(data, marks["instance"])
     study_at, series_at = _find_all(data, marks["study"]), _find_all(data, marks["series"])
     patient_at, accession_at = _find_all(data, patient), _find_all(data, accession)
     step = 1 if bits == 8 else 2
+    compressed = template.file_meta.TransferSyntaxUID.is_encapsulated
     pixels_at = len(data) - len(template.PixelData)
 
     def patch(places: list[int], value: str) -> None:
@@ -191,13 +204,21 @@ def cheap_series(
     for i in range(n):
         study, place = divmod(i, images_per_study)
         if place == 0:
-            patch(study_at, _serial_uid(2, seed, study))
-            patch(series_at, _serial_uid(3, seed, study))
+            patch(study_at, serial_uid(2, seed, study))
+            patch(series_at, serial_uid(3, seed, study))
             patch(patient_at, f"SYN-{study:012d}")
             patch(accession_at, f"A{study:015d}")
-        patch(instance_at, _serial_uid(1, seed, i))
-        data[pixels_at : pixels_at + 8 * step : step] = i.to_bytes(8, "little")
-        yield bytes(data)
+        patch(instance_at, serial_uid(1, seed, i))
+        if not compressed:
+            data[pixels_at : pixels_at + 8 * step : step] = i.to_bytes(8, "little")
+        yield bytes(data[:meta]) + _deflate(data[meta:]) if deflated else bytes(data)
+
+
+def _deflate(data: bytes | bytearray) -> bytes:
+    """PS3.5 section A.5: raw deflate, padded to an even length."""
+    packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(data) + packer.flush()
+    return packed + b"\0" * (len(packed) % 2)
 
 
 def _find_all(data: bytearray, text: str) -> list[int]:
@@ -209,8 +230,8 @@ def _find_all(data: bytearray, text: str) -> list[int]:
     return places
 
 
-def _serial_uid(kind: int, seed: int, number: int) -> str:
-    """A UID of always 59 characters."""
+def serial_uid(kind: int, seed: int, number: int) -> str:
+    """A UID of always 59 characters, as `cheap_series` gives them: kind 1 is an instance, 2 a study, 3 a series."""
     return f"{uid.PYDICOM_ROOT_UID}{kind}{seed % 10**19:019d}{number:013d}"
 
 
@@ -324,6 +345,11 @@ def _set_pixels(ds: Dataset, image: NDArray[np.float32], bits: int) -> None:
         ds["PixelData"].is_undefined_length = True
         ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", "ISO_10918_1"
         ds.LossyImageCompressionRatio = round(stored.size / len(fragment), 2)
+        return
+    if syntax == uid.JPEGLosslessSV1:
+        ds.PixelData = encapsulate([encode_lossless(stored, bits)])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
         return
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     data = stored.astype(np.uint8 if bits == 8 else f"{order}u2").tobytes()
