@@ -121,7 +121,12 @@ class Medd(Receiver):
 
     def environment(self) -> dict[str, str]:
         # The network that the textbook script runs as well.
-        return {"MEDD_LISTENER__PORT": str(self.port), "MEDD_MODEL__CLASSIFIER": "paper"}
+        # Its web pages wait for nobody here, and their port may be another medd's.
+        return {
+            "MEDD_LISTENER__PORT": str(self.port),
+            "MEDD_MODEL__CLASSIFIER": "paper",
+            "MEDD_WEB__ENABLED": "false",
+        }
 
     def ready(self) -> bool:
         return any(line.startswith("ready:") for line in self.log.read_text().splitlines())
