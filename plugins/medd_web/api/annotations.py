@@ -94,7 +94,10 @@ def show_annotations(
     "/annotations",
     status_code=201,
     response_model=Said,
-    responses=missing(s409="Several instances have this UID, or no model is on duty."),
+    responses=missing(
+        s400="The label is none of the model on duty, or the body is no text.",
+        s409="Several instances have this UID, or no model is on duty.",
+    ),
     summary="Say what an image shows",
 )
 def say(

@@ -11,7 +11,7 @@ from medd.store.outbox import Deliveries, count_deliveries, list_dead_deliveries
 from medd.store.repository import list_dead
 from medd_web import audit
 from medd_web.api.listing import Listing, Page, RowId, Source, answer
-from medd_web.api.schema import listed, problems
+from medd_web.api.schema import NO_TEXT, listed, problems
 from medd_web.auth import User, operator, reader
 from medd_web.context import Context, get_context
 
@@ -103,7 +103,7 @@ def count_jobs(context: Annotated[Context, Depends(get_context)], _user: Annotat
     return rows + [{"kind": DELIVER, "state": str(state), "jobs": count} for state, count in deliveries.items()]
 
 
-@router.post("/jobs/retry", response_model=Back, responses=problems(), summary="Try again what died")
+@router.post("/jobs/retry", response_model=Back, responses=problems(s400=NO_TEXT), summary="Try again what died")
 def retry(
     request: Request,
     wanted: Retry,

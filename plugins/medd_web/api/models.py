@@ -15,7 +15,7 @@ from medd.registry import changes
 from medd.store.models import find_events, find_model
 from medd_web import audit
 from medd_web.api.listing import Listing, Moment, Page, Source, Word, answer
-from medd_web.api.schema import listed, missing, problems
+from medd_web.api.schema import NO_TEXT, listed, missing, problems
 from medd_web.auth import User, administrator, reader
 from medd_web.context import Context, get_context
 
@@ -125,7 +125,7 @@ def show_model(
 @router.post(
     "/models/{name}/{version}/promote",
     response_model=OnDuty,
-    responses=missing(s409="A plugin objects, or the bundle cannot be used."),
+    responses=missing(s400=NO_TEXT, s409="A plugin objects, or the bundle cannot be used."),
     summary="Put a model on duty",
 )
 def promote(
@@ -146,7 +146,7 @@ def promote(
 @router.post(
     "/models/rollback",
     response_model=OnDuty,
-    responses=problems(s409="There is nothing to go back to, or it cannot be used."),
+    responses=problems(s400=NO_TEXT, s409="There is nothing to go back to, or it cannot be used."),
     summary="Put the model on duty again that the present one replaced",
 )
 def rollback(

@@ -109,7 +109,9 @@ def _members(schema: dict[str, Any], where: str) -> tuple[Field, ...]:
 def _field(name: str, where: str, schema: dict[str, Any], text: str, *, is_required: bool) -> Field:
     example = _example(schema)
     shown = "" if example is None else example if isinstance(example, str) else json.dumps(example)
-    return Field(name, where, type_of(schema), is_required, text or schema.get("description", ""), shown)
+    kind = type_of(schema)
+    kind = kind.removesuffix(" or null") if where else kind  # what is left out is null
+    return Field(name, where, kind, is_required, text or schema.get("description", ""), shown)
 
 
 def _example(schema: dict[str, Any]) -> Any:

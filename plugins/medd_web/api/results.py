@@ -34,7 +34,7 @@ _Place = TypeAdapter(tuple[Instant, RowId])
 
 
 class Result(BaseModel):
-    """One image. The keys are those of `medd results --format json`. Without a score it is **not** normal."""
+    """One image. The keys are those of `medd results --format json`. Without a score it is not normal."""
 
     instance_id: int = Field(description="Row id in this database.", examples=[17])
     sop_instance_uid: str = Field(description="Empty for JPEG, PNG, TIFF.", examples=["1.2.826.0.1.3680043.8.498.17"])

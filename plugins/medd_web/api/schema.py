@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import compile_path
+
+from medd_web.problems import answer
 
 PROBLEM = "application/problem+json"
+#: Why a request with a body may be answered with 400.
+NO_TEXT = "The body is no text."
 
 _Responses = dict[int | str, dict[str, Any]]
 
@@ -51,7 +56,8 @@ def listed(row: type[BaseModel]) -> _Responses:
 
 
 def describe(app: FastAPI) -> None:
-    """Let an application's OpenAPI document say in which form problems are told."""
+    """Let an application's OpenAPI document say in which form problems are told, and a wrong method which is right."""
+    app.add_exception_handler(405, _wrong_method)
     made_by_fastapi = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -60,6 +66,16 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _wrong_method(request: Request, error: Exception) -> Response:
+    # The framework names the methods of the first route of a path only.
+    headers = dict(getattr(error, "headers", None) or {})
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.url.path):
+            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations))
+            break
+    return answer(request, 405, "this cannot be done here", headers)
 
 
 def _with_problems(document: dict[str, Any]) -> dict[str, Any]:

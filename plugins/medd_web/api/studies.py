@@ -42,7 +42,7 @@ _READ = {"no": False, "yes": True, "any": None}
 
 
 class Study(BaseModel):
-    """One study. Without a score it is **not** normal: it is waiting, failed or not assessed."""
+    """One study. Without a score it is not normal: it is waiting, failed or not assessed."""
 
     study: str = Field(description="Study Instance UID; the SHA-256 of an image file, which is a study of its own.")
     study_instance_uid: str = Field(examples=["1.2.826.0.1.3680043.8.498.15"])

@@ -159,8 +159,9 @@
   form.addEventListener("drop", async (event) => {
     event.preventDefault();
     form.classList.remove("over");
-    // The list is emptied as soon as this function waits for the first time.
+    // The lists are emptied as soon as this function waits for the first time.
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    if (!entries.length) start([...event.dataTransfer.files]);
     for (const entry of entries) {
       try {
         start(await filesOf(entry));
