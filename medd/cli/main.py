@@ -25,6 +25,7 @@ from medd.cli import (
     pull,
     purge,
     queue,
+    reconcile,
     results,
     retrain,
     serve,
@@ -95,6 +96,7 @@ app.command()(pull.pull)
 app.command()(echo.echo)
 app.command()(load.load)
 app.command()(doctor.doctor)
+app.command()(reconcile.reconcile)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
 app.command()(admin.plugins)
 app.add_typer(admin.config, name="config", help="The settings.")

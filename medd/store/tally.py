@@ -56,7 +56,7 @@ _TIMES = ("received_at", "changed_at")
 _PARAMETERS = ("study", *_OF_IMAGE, "reason", *_TIMES, "pending", "failed", "not_assessed", "is_news")
 
 _ABSOLUTE = (*_OF_IMAGE, *_OF_SCORE, *_COUNTS, "reason", *_TIMES, "last_received_at")
-_REFRESH = f"""
+_MADE = f"""
 WITH image AS (
     SELECT i.id AS instance_id, i.study_instance_uid, i.patient_id, i.accession_number, i.origin, i.received_at,
            i.status, i.reason, p.label, p.positive, p.probability, p.threshold, p.model,
@@ -74,13 +74,22 @@ WITH image AS (
            min(received_at) OVER (PARTITION BY study) AS received_at,
            max(received_at) OVER (PARTITION BY study) AS last_received_at, {{changed_at}} AS changed_at
     FROM image
+), made AS (
+    SELECT ranked.*, CASE WHEN pending > 0 THEN NULL ELSE coalesce(reason_of_failed, its_reason) END AS reason
+    FROM ranked WHERE nth = 1
 )
+"""
+_REFRESH = f"""{_MADE}
 INSERT INTO study (study, waiting_since, {", ".join(_ABSOLUTE)})
-SELECT study, received_at, {", ".join(_ABSOLUTE)}
-FROM (SELECT ranked.*, CASE WHEN pending > 0 THEN NULL ELSE coalesce(reason_of_failed, its_reason) END AS reason
-      FROM ranked WHERE nth = 1) AS made
+SELECT study, received_at, {", ".join(_ABSOLUTE)} FROM made
 WHERE true ORDER BY study
 ON CONFLICT (study) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _ABSOLUTE)}
+"""
+_DIFFERING = f"""{_MADE}
+SELECT study.study, study.instance_id FROM study LEFT JOIN made ON made.study = study.study
+WHERE study.study IN {{studies}} AND (made.study IS NULL
+    OR {" OR ".join(f"study.{name} IS DISTINCT FROM made.{name}" for name in _ABSOLUTE if name != "changed_at")})
+ORDER BY study.study
 """
 # Each part by its own index, and the second by the digest: by its empty UID it would be looked for among all files.
 _OF_STUDIES = """i.id IN (
@@ -133,6 +142,14 @@ def refresh(connection: Connection, instance_ids: Collection[int] | None) -> Non
     keys = sorted(lock(connection, instance_ids))
     for start in range(0, len(keys), _AT_ONCE):
         connection.execute(statement, {"studies": keys[start : start + _AT_ONCE]})
+
+
+def find_differing(connection: Connection, keys: Collection[str]) -> list[tuple[str, int]]:
+    """Which of these studies' rows are not what `refresh` would make of them, each with the image that decides."""
+    wanted = _OF_STUDIES.format(studies=":studies")
+    statement = sa.text(_DIFFERING.format(wanted=wanted, changed_at="NULL", studies=":studies"))
+    found = connection.execute(statement.bindparams(sa.bindparam("studies", expanding=True)), {"studies": list(keys)})
+    return [(row.study, row.instance_id) for row in found]
 
 
 def lock(connection: Connection, instance_ids: Collection[int]) -> dict[str, set[int]]:
