@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 - prose, as wide as the other documents
 from conformance_annexes import CREATED, annexes, media_and_charsets, network, security
+from conformance_web import dicomweb
 from dicomtext import attribute, attributes, by_number, status, table, uids
 from pydicom.datadict import keyword_for_tag
 from pydicom.uid import (
@@ -21,7 +22,7 @@ from medd.deliver.pacs import PacsDestination
 from medd.dicom import commitment, derived, headers, part10, samples
 from medd.dicom.network import MAX_PDU_BYTES
 from medd.ingest import listener, negotiation, pdu, places, query, retrieve
-from medd.settings import DicomWebSettings, ListenerSettings, PeerSettings
+from medd.settings import ListenerSettings, PeerSettings
 from medd.store import commitments
 
 _LISTENER = ListenerSettings()
@@ -31,7 +32,16 @@ _LITTLE_ENDIAN = (part10.EXPLICIT_VR_LITTLE_ENDIAN, part10.IMPLICIT_VR_LITTLE_EN
 
 def conformance() -> str:
     """The whole statement."""
-    parts = (overview, introduction, application_entities, acceptance, initiation, network, media_and_charsets)
+    parts = (
+        overview,
+        introduction,
+        application_entities,
+        acceptance,
+        initiation,
+        dicomweb,
+        network,
+        media_and_charsets,
+    )
     return "\n".join(part().strip() + "\n" for part in (*parts, security, annexes))
 
 
@@ -48,7 +58,11 @@ def overview() -> str:
         ("Storage Commitment Push Model", "Yes", "Yes"),
         ("Study Root Query/Retrieve – FIND, GET, MOVE", "Yes (`medd pull`)", "No"),
     ]
-    web = [("QIDO-RS: search for studies and series", "Yes", "No"), ("WADO-RS: retrieve series", "Yes", "No")]
+    web = [
+        ("QIDO-RS: search for studies and series", "Yes", "No"),
+        ("WADO-RS: retrieve series", "Yes", "No"),
+        ("STOW-RS: store instances", "No", "Yes"),
+    ]
     return f"""
 # DICOM Conformance Statement
 
@@ -295,10 +309,4 @@ On demand (`medd pull`, `medd echo`, `medd doctor`) and on a schedule (`[[pull]]
 {table(("SOP class", "UID"), uids(retrieve.STORAGE_CLASSES))}
 {table(("status of C-STORE within a C-GET", "when"), answers)}
 - C-CANCEL is not sent.
-
-### 3.6 DICOMweb (PS3.18)
-
-QIDO-RS for studies and series, with the keys above; WADO-RS for series, `multipart/related; type="application/dicom";
-transfer-syntax=*`. HTTP/1.1 over TLS or in the clear; a bearer token from a file. Time-out {
-        DicomWebSettings.model_fields["timeout_s"].default:g} s.
 """
