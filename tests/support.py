@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -42,10 +43,15 @@ def require(*programs: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on now.
+
+    Below those that the system gives to outgoing connections, or one of them might take it before it is used.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 30, what: str = "condition") -> Any:
