@@ -1,4 +1,4 @@
-"""What the case page shows of a study: its images, what is said of each, where it was sent, the patient's other ones."""
+"""What a case page shows of a study and its images, and of what else there is of the same patient."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

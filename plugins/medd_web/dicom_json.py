@@ -38,7 +38,7 @@ def as_xml(dataset: dict[str, Any]) -> bytes:
     """The same as the Native DICOM Model."""
     root = ElementTree.Element("NativeDicomModel", {"xmlns": _NAMESPACE, "xml:space": "preserve"})
     _add(root, dataset)
-    return ElementTree.tostring(root, "utf-8", xml_declaration=True)
+    return bytes(ElementTree.tostring(root, "utf-8", xml_declaration=True))
 
 
 def _add(parent: ElementTree.Element, dataset: dict[str, Any]) -> None:
