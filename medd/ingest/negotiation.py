@@ -43,7 +43,7 @@ def refusal_of(request: pdu.AssociateRequest, settings: ListenerSettings) -> tup
 def choose_contexts(
     request: pdu.AssociateRequest, acceptance: Acceptance
 ) -> tuple[list[tuple[int, int, str]], dict[int, tuple[str, str]]]:
-    """What each proposed context is answered (id, result, transfer syntax), and by id the syntaxes of those accepted."""
+    """What each proposed context is answered (id, result, transfer syntax), and the syntaxes of the accepted, by id."""
     results, accepted = [], {}
     for context in request.contexts:
         supported = acceptance.transfer_syntaxes.get(context.abstract_syntax)
