@@ -129,7 +129,7 @@ def test_the_page_tells_what_waits_came_and_was_not_judged(place):
     assert "a lateral or decubitus view 1" in told
     assert re.search(r"Received [\d.]+ 3 3 ", told)
     assert re.search(r"work ward-1 alive stub/1", told)
-    assert "1 images of the last hour" in told
+    assert "1 image of the last hour" in told
     assert "not assessed a lateral" in told
     assert "normal" not in told.lower()
 
