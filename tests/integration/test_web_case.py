@@ -25,7 +25,7 @@ from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
 from medd.store.retention import Retention, Rules
 from medd.store.studies import find_study
-from medd.testing import dicom_radiograph, jpeg_radiograph
+from medd.testing import dicom_radiograph, jpeg_radiograph, stub_bundle, write_stub_plugin
 from medd_web import decoding, picture
 from medd_web.header import describe
 from tests.studies import NAMES, padded
@@ -314,6 +314,30 @@ def test_a_reader_agrees_disagrees_cannot_tell_and_takes_it_back(ward):
         assert find_study(connection, STUDY)["read_by"] is None
     seen = [event for event in audited(ward) if event[0] == "annotated"]
     assert seen == [("annotated", STUDY, str(id_), said) for said in ("PNEUMONIA", "NORMAL", "?", "taken back")]
+
+
+def test_a_model_of_many_labels_has_a_button_for_each(tmp_path):
+    labels = ("NORMAL", "PNEUMONIA", "EFFUSION")
+    (tmp_path / "home" / "plugins").mkdir(parents=True)
+    write_stub_plugin(tmp_path / "home" / "plugins", stub_bundle(tmp_path / "bundle", labels))
+    with running_web(web_settings(tmp_path / "home")) as web:
+        ward = Ward(web, tmp_path)
+        id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+        text = words(get(ward).text)
+        assert "Agree a PNEUMONIA NORMAL EFFUSION Cannot tell" in text
+        assert "Disagree" not in text, "with what, if there are several?"
+        post(ward, "/case/say", image=id_, label="EFFUSION")
+        assert truths(ward) == {id_: {"local": "EFFUSION"}}
+
+
+def test_what_an_earlier_model_said_in_other_labels_cannot_be_agreed_with(ward):
+    id_ = ward.film(1, StudyInstanceUID=STUDY)
+    ward.score(id_, 0.9, model="old/1", label="OLD", probabilities={"OLD": 0.9, "NEW": 0.1}, findings=("OLD",))
+    text = words(get(ward).text)
+    assert "Finding OLD" in text
+    assert "NORMAL PNEUMONIA Cannot tell" in text
+    assert "Agree" not in text
+    assert "What old/1 is for" not in text, "its bundle is not here"
 
 
 def test_without_scripts_the_page_comes_again(ward):

@@ -29,20 +29,27 @@
     if (event.detail.requestConfig?.verb === "post") trail();
   });
 
-  let seen = null;
-  const source = new EventSource("/events");
-  source.addEventListener("changed", async (event) => {
-    const first = seen === null;
-    seen = event.data;
-    if (first) return;
+  async function refresh() {
     const answer = await fetch(`/case/side?${side().dataset.query}`, { headers: { Accept: "text/html" } }).catch(() => null);
     if (!answer?.ok) return;
     const next = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("side");
     // Whoever is in the middle of a word, or on a button, is not disturbed; the next change will do.
-    if (next.dataset.changed === side().dataset.changed || side().contains(document.activeElement)) return;
+    if (!next || next.dataset.changed === side().dataset.changed || side().contains(document.activeElement)) return;
     side().replaceWith(next);
     htmx.process(next);
     trail();
-  });
-  addEventListener("pagehide", () => source.close());
+  }
+
+  // Only while it is looked at: a browser has six connections to a server, for all its pages together.
+  let source = null;
+  function listen() {
+    source?.close();
+    source = null;
+    if (document.hidden) return;
+    source = new EventSource("/events");
+    source.addEventListener("changed", refresh);
+  }
+  document.addEventListener("visibilitychange", listen);
+  addEventListener("pagehide", () => source?.close());
+  listen();
 })();
