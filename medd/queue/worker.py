@@ -95,12 +95,14 @@ class Worker:
         self._since = time.monotonic()
         try:
             commit = self._stage.handle(jobs)
-            self._since = None
             while True:
                 try:
+                    # Plugins are told in it, and may never return; while the database is away it ends each time.
+                    self._since = time.monotonic()
                     commit()
                     return
                 except TransientError as error:
+                    self._since = None
                     log.warning("results wait: %s", error, extra={"event": "worker.waiting", "count": len(jobs)})
                     if self._stop.wait(AWAY_S):
                         return

@@ -93,3 +93,21 @@ def test_a_model_that_hangs_is_left_and_its_images_are_tried_again(tmp_path: Pat
         assert daemon.children()["work"] != before
         assert daemon.query("SELECT DISTINCT attempts FROM job") == [(2,)]
     assert "a batch does not end" in daemon.log.read_text()
+
+
+def test_a_plugin_that_never_returns_when_it_is_told_of_a_result_is_left(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "home", MEDD_WORKER__STUCK_S="10", MEDD_WORKER__LEASE_S="5", MEDD_WORKER__BATCH_SIZE="1")
+    once = tmp_path / "once"
+    once.touch()
+    (daemon.home / "plugins" / "slow.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom medd import hookimpl\n\n\n"
+        "@hookimpl\ndef prediction_recorded(prediction):\n"
+        f"    if Path({str(once)!r}).exists():\n"
+        f"        Path({str(once)!r}).unlink()\n"
+        "        time.sleep(3600)\n"
+    )
+    with running(daemon):
+        send(daemon, 3, 0)
+        wait_until(lambda: count(daemon, "current") == 3, timeout_s=60)
+        assert daemon.query("SELECT DISTINCT attempts FROM job") == [(1,)]
+    assert "a batch does not end" in daemon.log.read_text()
