@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test lint fix docs bench clean
+.PHONY: setup demo test lint fix docs bench chaos sbom audit clean
 
 setup: .venv/.done
 
@@ -35,6 +35,28 @@ docs: setup
 bench: setup
 	$(BIN)/python bench/all.py
 	MEDD_FULL=1 MEDD_REQUIRE_PEERS=1 $(BIN)/pytest -m full
+
+chaos: setup
+	$(BIN)/python -u -m tests.chaos
+
+# What medd is built of, and what is known of it. In an environment of their own: they are not part of it.
+build/tools/.done: Makefile
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	touch $@
+
+sbom: setup build/tools/.done
+	build/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --spec-version 1.6 --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
+
+# Without an answer of the database nothing is known, and that is said; a known flaw fails.
+audit: setup build/tools/.done
+	@$(BIN)/python -m pip freeze --exclude-editable >build/installed.txt; rm -f build/audit.json
+	@build/tools/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip --progress-spinner off \
+		--timeout 10 --format json --output build/audit.json 2>build/audit.log \
+		&& echo "audit: no known flaw" \
+		|| if [ -s build/audit.json ]; then cat build/audit.json; exit 1; \
+		else tail -1 build/audit.log; echo "audit: NOT DONE, the advisory database cannot be reached"; fi
 
 clean:
 	rm -rf .venv dist build
