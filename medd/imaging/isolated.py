@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable
@@ -42,7 +43,8 @@ class Isolated:
 
     def __init__(self, function: str, processes: int = 0, timeout_s: float = 60, memory_mib: int = 4096) -> None:
         count = processes or os.cpu_count() or 1
-        self._children = [_Child(function, timeout_s, memory_mib) for _ in range(count)]
+        self._closed = threading.Event()
+        self._children = [_Child(function, timeout_s, memory_mib, self._closed) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         for child in self._children:
             self._idle.put(child)
@@ -59,7 +61,7 @@ class Isolated:
         """The function's result for each item, or the error that came in its place.
 
         Raises:
-            TransientError: No process could be started: nothing is said of any item.
+            TransientError: No process could be started, or `close` was called: nothing is said of any item.
         """
         return list(self._threads.map(self.call, items))
 
@@ -75,7 +77,14 @@ class Isolated:
 
     def close(self) -> None:
         """End the processes; items in work are given up."""
+        self._closed.set()
+        for child in self._children:
+            child.stop()
+        # Whoever waits for one that has just ended gives it back; its pipe is not to be closed under him.
+        back = [self._idle.get() for _ in self._children]
         self._end()
+        for child in back:
+            self._idle.put(child)
         self._threads.shutdown()
 
 
@@ -87,8 +96,9 @@ def _kill_all(children: "list[_Child]") -> None:
 class _Child:
     """One process, started when it is needed and again when it died."""
 
-    def __init__(self, function: str, timeout_s: float, memory_mib: int) -> None:
+    def __init__(self, function: str, timeout_s: float, memory_mib: int, closed: threading.Event) -> None:
         self._function, self._timeout_s, self._memory_mib = function, timeout_s, memory_mib
+        self._closed = closed
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._is_ready = False
@@ -120,12 +130,16 @@ class _Child:
                 raise Casualty(f"did not finish within {self._timeout_s:g} s")
             return connection.recv()
         except (EOFError, OSError) as error:
+            if self._closed.is_set():
+                raise TransientError("decoding ends here") from error
             raise Casualty(f"ended its process ({self._cause()})") from error
         except BaseException:
             self.kill()
             raise
 
     def _ready(self) -> "Connection[Any, Any]":
+        if self._closed.is_set():
+            raise TransientError("decoding ends here")
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self.launch()
@@ -149,6 +163,12 @@ class _Child:
             self.kill()
             return "it closed its pipe"
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def stop(self) -> None:
+        """End the process; called while another thread may wait for it."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def kill(self) -> None:
         if self._process is not None:

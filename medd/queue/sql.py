@@ -17,8 +17,8 @@ from medd.store.outbox import Outbox
 from medd.store.tables import instance, job, prediction, purged
 from medd.store.tally import refresh
 
-#: Jobs that `rescore` brings back in one transaction.
-_AT_ONCE = 1000
+#: Jobs that come back in one transaction.
+_AT_ONCE = 500
 #: What a job that nobody holds has.
 _FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 
@@ -182,14 +182,22 @@ class SqlQueue:
         dead = (job.c.kind == kind) & (job.c.state == JobState.DEAD)
         if instance_ids is not None:
             dead &= job.c.instance_id.in_(instance_ids)
-        alive = job.update().where(dead).values(state=JobState.PENDING, attempts=0, available_at=None)
-        with self.database.write() as connection:
-            ids = list(connection.scalars(alive.returning(job.c.instance_id)))
-            again = {"status": Status.PENDING, "reason": None, "detail": None}
-            failed = instance.c.id.in_(ids) & (instance.c.status == Status.FAILED)
-            connection.execute(instance.update().where(failed).values(**again))
-            refresh(connection, ids)
-        return len(ids)
+        again = {"status": Status.PENDING, "reason": None, "detail": None}
+        count, last = 0, 0
+        while True:  # in portions, as below
+            portion = sa.select(job.c.id).where(dead & (job.c.id > last)).order_by(job.c.id).limit(_AT_ONCE)
+            with self.database.read() as connection:
+                found = connection.scalars(portion).all()
+            if not found:
+                return count
+            alive = job.update().where(job.c.id.in_(found) & dead)
+            alive = alive.values(state=JobState.PENDING, attempts=0, available_at=None)
+            with self.database.write() as connection:
+                ids = list(connection.scalars(alive.returning(job.c.instance_id)))
+                failed = instance.c.id.in_(ids) & (instance.c.status == Status.FAILED)
+                connection.execute(instance.update().where(failed).values(**again))
+                refresh(connection, ids)
+            count, last = count + len(ids), found[-1]
 
     def rescore(self, kind: str, model: str, since: datetime | None = None) -> int:
         """Bring finished work back, behind all that comes in live, where `model` did not say what is shown now.

@@ -5,7 +5,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -83,6 +85,19 @@ def test_a_start_that_fails_is_nobodys_fault_either():
         broken.map([("echo", 1)])
     assert not isinstance(caught.value, Casualty)
     broken.close()
+
+
+def test_an_end_with_work_in_hand_starts_nothing_and_blames_nobody():
+    one = Isolated(WORK, 1, timeout_s=60)
+    with ThreadPoolExecutor(3) as callers:
+        work = [callers.submit(one.call, ("hang", 0)) for _ in range(3)]
+        wait_until(lambda: [child for child in psutil.Process().children() if child.status() == "sleeping"])
+        time.sleep(2)  # until it hangs
+        one.close()
+        for each in work:
+            with pytest.raises(TransientError, match="ends here"):
+                each.result(10)
+    assert not psutil.Process().children()
 
 
 def test_processes_end_with_their_parent(tmp_path: Path):
