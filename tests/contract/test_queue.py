@@ -277,7 +277,9 @@ def test_job_tried_twice_is_claimed_alone(database):
     assert claims == [[ids[0]], [ids[1], ids[2], ids[4]], [ids[3]]]
 
 
-def test_revived_job_starts_over(database):
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_revived_job_starts_over(database, monkeypatch, at_once):
+    monkeypatch.setattr("medd.queue.sql._AT_ONCE", at_once)
     ids = add_jobs(database, 3)
     queue = SqlQueue(database, max_attempts=1)
     for claimed in queue.claim(CLASSIFY, 3):
