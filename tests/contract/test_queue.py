@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from medd.queue.base import CLASSIFY, MAX_BACKOFF_S, JobState, backoff_s
