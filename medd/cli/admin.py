@@ -1,5 +1,6 @@
 """``medd plugins``, ``medd config`` and ``medd db``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,3 +70,17 @@ def check_db(home: Home = None, config: Config = None) -> None:
 
     opened = pipeline.open_existing_database(settings.load(home, config))
     print(f"schema {database.current_schema(opened)}")
+
+
+@db.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy; what was there is replaced when the new one is complete.")],
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Copy a SQLite database while the daemon runs. Copy the spool after it, not before: see docs/operations.md."""
+    from medd import pipeline, settings
+    from medd.store.backup import back_up
+
+    size = back_up(pipeline.open_existing_database(settings.load(home, config)), file.absolute())
+    print(f"{file}: {size / (1 << 20):.1f} MiB")
