@@ -242,7 +242,7 @@ class WebSettings(Section):
     port: int = Field(default=8080, ge=0, le=65535)
     #: Names, besides this host's own and any address, by which browsers may call us.
     allowed_hosts: tuple[str, ...] = ()
-    #: Addresses of proxies before us, which are believed who calls and whether by https.
+    #: Addresses, or networks, of proxies before us, which are believed who calls and whether by https.
     trusted_proxies: tuple[str, ...] = ()
     #: Hours until who logged in must do so again.
     session_h: float = Field(default=12, gt=0, le=720)
@@ -264,6 +264,16 @@ class WebSettings(Section):
         near = is_loopback(value) if info.field_name == "host" else not value
         if info.data.get("enabled", True) and not info.data.get("login", True) and not near:
             raise ValueError("only this machine is served without log-in; set web.login = true, see `medd users`")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:  # a name, or "*", would let anybody say whose request his is
+            try:
+                ipaddress.ip_network(one)
+            except ValueError:
+                raise ValueError(f"addresses or networks expected. Received: {one}") from None
         return value
 
 

@@ -18,6 +18,7 @@ from medd_web.context import Context
 from medd_web.csrf import OwnSiteOnly
 from medd_web.headers import Headers
 from medd_web.limits import Limits
+from medd_web.text import TextOnly
 
 #: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
 PAGES: tuple[str, ...] = (
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     schema.describe(app)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     # The last one added is the first one asked.
+    app.add_middleware(TextOnly)
     app.add_middleware(OwnSiteOnly, settings=settings.web, cookie=COOKIE)
     app.add_middleware(Limits, settings=settings.web)
     app.add_middleware(Headers, https=bool(settings.web.tls.certificate))

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Below these, programs ask; elsewhere people do.
 PROGRAMS = ("/api/", "/dicom-web/", "/metrics", "/health")
+
+#: What is said of all that may be over soon; the log says what it was.
+AWAY = "medd cannot do this at this moment; try again soon"
 
 #: What an error of medd's is in HTTP; the first that fits counts.
 STATUS_OF: tuple[tuple[type[MeddError], int], ...] = (
@@ -64,6 +68,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(MeddError, _expected)
+    app.add_exception_handler(DataError, _no_text)
     app.add_middleware(Faults)
 
 
@@ -91,7 +96,15 @@ def _expected(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in STATUS_OF if isinstance(error, kind)), 500)
     if status >= 500:
         log.error("a request failed: %s", error, extra={"event": "web.failed", "reason": type(error).__name__})
-    return answer(request, status, str(error), {"Retry-After": "5"} if status == 503 else None)
+    if isinstance(error, TransientError):  # its words may name hosts, ports and folders, and strangers may ask
+        return answer(request, status, AWAY, {"Retry-After": "5"})
+    return answer(request, status, str(error))
+
+
+def _no_text(request: Request, error: Exception) -> Response:
+    # A value that no column holds and `text.py` did not see: who sent it is at fault, not medd.
+    log.warning("a request had a value that the database refuses", extra={"event": "web.refused"})
+    return answer(request, 422, "a value has a form that cannot be kept")
 
 
 class Faults:
