@@ -78,7 +78,11 @@ class LoginGuard:
 
 def address_of(request: Request) -> str:
     """Whose request it is; of IPv6 the network of 64 bits, as one caller has all of it."""
-    host = request.client.host if request.client else ""
+    return network_of(request.client.host) if request.client else ""
+
+
+def network_of(host: str) -> str:
+    """An address as `address_of` gives it."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,5 +1,6 @@
 """How much, and how often: sizes of requests, and requests from one address."""
 
+import anyio
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,6 +10,8 @@ from medd_web.buckets import Buckets, address_of
 
 #: Bytes of a request that brings no images.
 SMALL = 1 << 20
+#: Seconds in which it must have come.
+SMALL_S = 30.0
 #: Paths below which requests bring images.
 LARGE = ("/dicom-web/", "/upload", "/api/v1/upload", "/api/v1/instances")
 #: A pause in which one may go on at full speed again, seconds: a page's pieces come at once.
@@ -40,11 +43,16 @@ class Limits:
             status = 413 if stated.isdecimal() else 400
             await problems.answer(request, status, f"at most {most} bytes are taken here")(scope, receive, send)
             return
-        count = 0
+        count, until, is_complete = 0, anyio.current_time() + SMALL_S, most != SMALL
 
         async def receive_within() -> Message:
-            nonlocal count
-            message = await receive()
+            nonlocal count, is_complete
+            try:
+                with anyio.fail_after(None if is_complete else max(0.0, until - anyio.current_time())):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"a request is to come within {SMALL_S:.0f} s") from None
+            is_complete = is_complete or not message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > most:  # it did not state its size
                 raise HTTPException(413, f"at most {most} bytes are taken here")

@@ -42,6 +42,7 @@ class WebServer:
         import uvicorn
 
         from medd_web.app import create_app
+        from medd_web.connections import protocol_for
         from medd_web.context import get_context_of
 
         try:
@@ -57,6 +58,8 @@ class WebServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=protocol_for(wanted.trusted_proxies),
+                loop="medd_web.connections:Loop",
                 lifespan="on",
                 ws="none",
                 log_config=None,

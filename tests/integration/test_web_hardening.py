@@ -1,12 +1,16 @@
 """What strangers may send: text that is none, silence, and floods; a real server over real sockets."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from medd.settings import WebSettings
 from medd.store.database import Database
+from medd_web import connections, limits
+from tests.support import wait_until
 from tests.web import Web, running_web, web_settings
 
 
@@ -81,3 +85,65 @@ def test_where_the_database_is_stays_in_the_log(tmp_path, caplog, monkeypatch):
 def test_a_trusted_proxy_is_an_address_or_a_network(wrong):
     with pytest.raises(ValueError, match="addresses or networks expected"):
         WebSettings(login=True, trusted_proxies=("10.0.0.1", "fd00::/8", wrong))
+
+
+# Silence
+
+
+def talk(web: Web, said: bytes = b"") -> socket.socket:
+    there = socket.create_connection((web.client.base_url.host, web.client.base_url.port or 0), timeout=60)
+    there.sendall(said)
+    return there
+
+
+def is_closed(there: socket.socket) -> bool:
+    """Wait until it is; a time-out fails the test."""
+    with there:
+        try:
+            return there.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def test_who_says_nothing_or_half_a_request_is_sent_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_S", 1.0)
+    with running_web(web_settings(tmp_path / "home")) as web:
+        silent = [talk(web), talk(web, b"GET /health/live HTT"), talk(web, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")]
+        second = talk(web, b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = second.recv(4096)
+        second.sendall(b"GET /health/live HTT")
+        assert answer.startswith(b"HTTP/1.1 200")
+        while second.recv(4096):
+            pass
+        second.close()
+        assert all(is_closed(one) for one in silent)
+
+
+def test_one_address_cannot_hold_every_connection_but_a_proxy_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 5)
+    with running_web(web_settings(tmp_path / "home")) as web:
+        held = [talk(web) for _ in range(5)]
+        assert is_closed(talk(web))
+        for one in held:
+            one.close()
+        wait_until(lambda: _answers(web), what="a place")
+    with running_web(web_settings(tmp_path / "home2", login=True, trusted_proxies=("127.0.0.0/8",))) as web:
+        held = [talk(web) for _ in range(20)]
+        assert web.client.get("/health/live").status_code == 200
+        for one in held:
+            one.close()
+
+
+def _answers(web: Web) -> bool:
+    try:
+        return web.client.get("/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_form_that_does_not_come_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "SMALL_S", 0.5)
+    with running_web(web_settings(tmp_path / "home", login=True)) as web:
+        head = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n"
+        with talk(web, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname=") as there:
+            assert there.recv(4096).startswith(b"HTTP/1.1 408")
