@@ -65,13 +65,17 @@ class Database:
             raise SettingsError(message) from error
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, wait_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
         """A transaction that changes rows; on SQLite it takes the write lock at once, so that it never deadlocks.
+
+        Args:
+            wait_s: How long to wait there for another writer, seconds.
 
         Raises:
             TransientError: The database is away, locked or full.
         """
-        with _transient(), self.engine.connect().execution_options(medd_write=True) as connection, connection.begin():
+        options = {"medd_write": True, "medd_wait_s": wait_s}
+        with _transient(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -97,7 +101,11 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("medd_write")
+    options = connection.get_execution_options()
+    immediate = options.get("medd_write")
+    if immediate:
+        driver: Any = connection.connection.driver_connection
+        driver.execute(f"PRAGMA busy_timeout = {round(options.get('medd_wait_s', BUSY_TIMEOUT_S) * 1000)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 

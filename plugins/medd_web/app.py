@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio.to_thread
 from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
 
 from medd import DISCLAIMER, __version__
 from medd.settings import Settings
@@ -18,6 +17,7 @@ from medd_web.context import Context
 from medd_web.csrf import OwnSiteOnly
 from medd_web.headers import Headers
 from medd_web.limits import Limits
+from medd_web.static import Static
 from medd_web.text import TextOnly
 
 #: Modules with a `router`: pages, which people see, and interfaces, which the OpenAPI document describes.
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router, include_in_schema=name in INTERFACES)
         app.state.paths |= {getattr(route, "path", "") for route in router.routes}
     schema.describe(app)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", Static(Path(__file__).parent / "static", "/static/"), name="static")
     # The last one added is the first one asked.
     app.add_middleware(TextOnly)
     app.add_middleware(OwnSiteOnly, settings=settings.web, cookie=COOKIE)

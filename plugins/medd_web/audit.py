@@ -6,6 +6,7 @@ An event is committed before what it tells of is shown: where it cannot be kept,
 from typing import TYPE_CHECKING
 
 from fastapi import Request
+from sqlalchemy import Connection
 
 from medd.records import AuditOutcome
 from medd.store.audit import Event, add_event
@@ -16,7 +17,7 @@ from medd_web.context import Context
 if TYPE_CHECKING:
     from medd_web.auth import User
 
-__all__ = ["Action", "record"]
+__all__ = ["Action", "record", "record_in"]
 
 
 def record(
@@ -30,7 +31,7 @@ def record(
     detail: str = "",
     outcome: AuditOutcome = AuditOutcome.SUCCESS,
 ) -> None:
-    """Keep, in a transaction of its own, that somebody did something.
+    """Keep, in a transaction of its own, that somebody did something: for what changes nothing.
 
     Args:
         context: The context.
@@ -45,6 +46,21 @@ def record(
     Raises:
         TransientError: It cannot be kept; then it must not be done, or not be shown.
     """
+    with context.write() as connection:
+        record_in(connection, request, user, action, study=study, instance=instance, detail=detail, outcome=outcome)
+
+
+def record_in(
+    connection: Connection,
+    request: Request,
+    user: "User | None",
+    action: str,
+    *,
+    study: str = "",
+    instance: str | int = "",
+    detail: str = "",
+    outcome: AuditOutcome = AuditOutcome.SUCCESS,
+) -> None:
+    """The same in the transaction of a change: both are kept, or neither."""
     name, address = user.name if user else "", address_of(request)
-    with context.database.write() as connection:
-        add_event(connection, Event(name, action, outcome, address, study, str(instance), detail))
+    add_event(connection, Event(name, action, outcome, address, study, str(instance), detail))

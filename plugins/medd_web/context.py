@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 import pluggy
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
+from sqlalchemy import Connection
 
 from medd import DISCLAIMER, __version__, pipeline
 from medd.classify.desk import ModelDesk
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Images decoded for the viewer at one time.
 DECODING = 2
+#: How long pages wait for another writer of the database, seconds: who waits holds a thread that could answer others.
+WRITE_WAIT_S = 3.0
 #: The pages in the bar above: path, title, and who may see them.
 NAVIGATION = (
     ("/", "Worklist", UserRole.READER),
@@ -58,6 +62,14 @@ class Context:
         self._lock = threading.Lock()
         self._intake: Intake | None = None
         self._models: ModelDesk | None = None
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """`database.write` for a page, which gives up earlier.
+
+        Raises:
+            TransientError: The database is away, locked or full.
+        """
+        return self.database.write(WRITE_WAIT_S)
 
     @property
     def intake(self) -> Intake:

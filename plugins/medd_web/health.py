@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import sqlalchemy as sa
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -31,6 +33,8 @@ router = APIRouter()
 
 #: Every check has so long, seconds; a monitor waits no longer.
 LIMIT_S = 5.0
+#: Who asks at one time; the others wait for them, and all are told the same.
+ASKERS = 4
 #: An association takes its time: the port is asked no more often, seconds.
 PORT_S = 15.0
 _GIB = 1 << 30
@@ -74,19 +78,25 @@ class Health:
             "spool": lambda: [self._try_spool()],
             "port": self._port.get,
         }
+        self._askers = anyio.CapacityLimiter(ASKERS)
         self._threads = ThreadPoolExecutor(len(self._tasks), thread_name_prefix="health")
         self._running: dict[str, Future[list[Check]]] = {}
         #: All of them, remembered for a moment: whoever asks, however often, costs little.
         self.checks = Remembered(self._look, 2.0)
 
+    async def get(self) -> list[Check]:
+        """What was found, by threads that serve nothing else: pages that wait for a database hold none of them."""
+        return await anyio.to_thread.run_sync(self.checks.get, limiter=self._askers)
+
     def _look(self) -> list[Check]:
-        for name, task in self._tasks.items():
-            if name not in self._running:  # one that hangs is not asked twice
-                self._running[name] = self._threads.submit(task)
+        hanging = set(self._running)  # neither asked nor waited for twice
+        for name in self._tasks.keys() - hanging:
+            self._running[name] = self._threads.submit(self._tasks[name])
         until, found = time.monotonic() + LIMIT_S, []
-        for name, running in list(self._running.items()):
+        for name in self._tasks:
+            running = self._running[name]
             try:
-                found += running.result(max(0.0, until - time.monotonic()))
+                found += running.result(0 if name in hanging else max(0.0, until - time.monotonic()))
             except TookTooLong:
                 found.append(Check(name, State.FAIL, f"no answer within {LIMIT_S:.0f} s"))
                 continue
@@ -204,9 +214,9 @@ def worst(checks: list[Check]) -> State:
 
 
 @router.get("/health")
-def health(request: Request) -> JSONResponse:
+async def health(request: Request) -> JSONResponse:
     """Make the checks: 200 where none fails, else 503."""
-    checks = get_health(request).checks.get()
+    checks = await get_health(request).get()
     state = worst(checks)
     told: dict[str, Any] = {"status": state, "checks": [asdict(one) for one in checks]}
     return JSONResponse(told, 503 if state is State.FAIL else 200)

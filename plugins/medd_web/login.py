@@ -51,7 +51,7 @@ def log_in(
             answer.headers["Retry-After"] = str(int(wait) + 1)
         return answer
     address, hours = address_of(request), context.settings.web.session_h
-    with context.database.write() as connection:
+    with context.write() as connection:
         users.close_session(connection, request.cookies.get(COOKIE, ""))  # one browser, one session
         value = users.open_session(connection, user.name, hours, address)
         add_event(connection, Event(user.name, audit.Action.LOGGED_IN, address=address))
@@ -89,7 +89,7 @@ def _check(context: Context, request: Request, name: str, password: str) -> tupl
         return 0.0, None
     context.guard.give_back(kept, address, familiar=familiar)
     if hashed and passwords.is_outdated(hashed):
-        with context.database.write() as connection:
+        with context.write() as connection:
             users.renew_hash(connection, known.name, passwords.rehash(password))
     return 0.0, User(known.name, known.role)
 
@@ -99,7 +99,7 @@ def log_out(request: Request) -> Response:
     """Close the session."""
     context, user = get_context(request), identify(request)
     if user is not None and context.settings.web.login:
-        with context.database.write() as connection:
+        with context.write() as connection:
             users.close_session(connection, request.cookies.get(COOKIE, ""))
             add_event(connection, Event(user.name, audit.Action.LOGGED_OUT, address=address_of(request)))
     answer = RedirectResponse("/login", 303)
@@ -134,7 +134,7 @@ def change_password(
         hashed = passwords.hash_password(new, user.name)
     except SettingsError as error:
         return _account(request, user, str(error))
-    with context.database.write() as connection:
+    with context.write() as connection:
         users.change_account(connection, user.name, password=hashed)
         event = Event(user.name, audit.Action.USER_CHANGED, address=address_of(request), detail="changed the password")
         add_event(connection, event)
@@ -145,7 +145,7 @@ def change_password(
 def end_sessions(request: Request, user: Annotated[User, Depends(reader)]) -> Response:
     """Log the user out everywhere."""
     context = get_context(request)
-    with context.database.write() as connection:
+    with context.write() as connection:
         users.close_sessions(connection, user.name)
         event = Event(user.name, audit.Action.LOGGED_OUT, address=address_of(request), detail="everywhere")
         add_event(connection, event)

@@ -1,7 +1,9 @@
 """What strangers may send: text that is none, silence, and floods; a real server over real sockets."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -9,7 +11,7 @@ import pytest
 
 from medd.settings import WebSettings
 from medd.store.database import Database
-from medd_web import connections, limits
+from medd_web import app, connections, context, limits
 from tests.support import wait_until
 from tests.web import Web, running_web, web_settings
 
@@ -147,3 +149,36 @@ def test_a_form_that_does_not_come_is_given_up(tmp_path, monkeypatch):
         head = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n"
         with talk(web, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname=") as there:
             assert there.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+# Others who are busy
+
+
+def test_while_the_database_is_locked_health_and_styles_answer_and_pages_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(context, "WRITE_WAIT_S", 15.0)
+    with running_web(web_settings(tmp_path / "home")) as web, ThreadPoolExecutor(2 * app.THREADS) as threads:
+        web.client.get("/health")
+        with web.database.write():
+            waiting = [threads.submit(httpx.get, f"{web.url}audit", timeout=60) for _ in range(app.THREADS)]
+            wait_until(lambda: anyio_threads() >= app.THREADS, what="all threads at work")
+            for path in ("static/style.css", "health/live", "health"):
+                assert httpx.get(web.url + path, timeout=60).status_code in (200, 503)
+            assert not any(one.done() for one in waiting)
+            answers = [one.result() for one in waiting]
+        assert {answer.status_code for answer in answers} == {503}
+        assert web.client.get("/audit").status_code == 200
+
+
+def anyio_threads() -> int:
+    return sum(thread.name.startswith("AnyIO worker thread") for thread in threading.enumerate())
+
+
+def test_what_a_browser_has_is_not_sent_again(tmp_path):
+    with running_web(web_settings(tmp_path / "home")) as web:
+        first = web.client.get("/static/style.css")
+        assert first.headers["content-type"] == "text/css; charset=utf-8"
+        again = web.client.get("/static/style.css", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/static/nothing.css"):
+            assert web.client.get(path).status_code == 404
+        assert web.client.request("DELETE", "/static/style.css").status_code == 405
