@@ -29,7 +29,7 @@ MAX_PER_ADDRESS = 100
 class Loop(asyncio.SelectorEventLoop):
     """An event loop that does not wait a minute for who begins no TLS handshake."""
 
-    async def create_server(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def create_server(self, *args: Any, **options: Any) -> Any:
         """As the base's."""
         if options.get("ssl"):
             options["ssl_handshake_timeout"] = HEAD_S
@@ -60,12 +60,14 @@ def protocol_for(trusted_proxies: Iterable[str]) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:  # a head is complete
-                self._head = _cancelled(self._head)
+                _cancel(self._head)
+                self._head = None
             elif self._head is None:
                 self._head = self.loop.call_later(HEAD_S, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head, self._reading = _cancelled(self._head), _cancelled(self._reading)
+            _cancel(self._head)
+            _cancel(self._reading)
             open_[self._address] -= 1
             if open_[self._address] <= 0:
                 del open_[self._address]
@@ -76,7 +78,7 @@ def protocol_for(trusted_proxies: Iterable[str]) -> type[H11Protocol]:
             self._look_in(self.transport.get_write_buffer_size())
 
         def resume_writing(self) -> None:
-            self._reading = _cancelled(self._reading)
+            _cancel(self._reading)
             super().resume_writing()
 
         def _look_in(self, waiting: int) -> None:
@@ -99,6 +101,6 @@ def protocol_for(trusted_proxies: Iterable[str]) -> type[H11Protocol]:
     return Guarded
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

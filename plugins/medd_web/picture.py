@@ -22,6 +22,7 @@ from medd_web.audit import record
 from medd_web.auth import User, reader
 from medd_web.buckets import address_of
 from medd_web.context import DECODING, Context, get_context
+from medd_web.heavy import Heavy
 from medd_web.lately import Lately
 
 router = APIRouter()
@@ -94,7 +95,7 @@ def levels(request: Request, user: Reader, instance_id: int) -> Response:
         return Response(status_code=304, headers=_kept(etag))
     with _turn():
         body = _decode(context, "levels", image)
-    return Response(body, media_type="application/octet-stream", headers=_kept(etag))
+    return Heavy(body, media_type="application/octet-stream", headers=_kept(etag))
 
 
 @router.get("/image/{instance_id}/heat")

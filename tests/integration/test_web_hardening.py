@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import APIRouter
+from fastapi.responses import Response
 
 from medd.settings import WebSettings
 from medd.store.database import Database
-from medd_web import app, connections, context, limits
+from medd_web import app, connections, context, heavy, limits
 from tests.support import wait_until
 from tests.web import Web, running_web, web_settings
 
@@ -182,3 +184,34 @@ def test_what_a_browser_has_is_not_sent_again(tmp_path):
         for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/static/nothing.css"):
             assert web.client.get(path).status_code == 404
         assert web.client.request("DELETE", "/static/style.css").status_code == 405
+
+
+big = APIRouter()
+BIG = bytes(30 << 20)
+
+
+@big.get("/big")
+async def send_big() -> Response:
+    return heavy.Heavy(BIG)
+
+
+def test_who_asks_and_does_not_read_holds_little_and_not_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "SILENCE_S", 5.0)
+    monkeypatch.setattr(heavy, "BUDGET", 2 * len(BIG))
+    make = app.create_app
+
+    def with_big(settings):
+        made = make(settings)
+        made.include_router(big)
+        return made
+
+    monkeypatch.setattr(app, "create_app", with_big)
+    with running_web(web_settings(tmp_path / "home")) as web:
+        idle = [talk(web, b"GET /big HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") for _ in range(2)]
+        for one in idle:
+            assert one.recv(12) == b"HTTP/1.1 200"
+        refused = web.client.get("/big")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        wait_until(lambda: web.client.get("/big").content == BIG, what="that the silent are given up")
+        for one in idle:
+            one.close()
