@@ -6,7 +6,7 @@ answer is to come again later.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import anyio
@@ -16,8 +16,11 @@ from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from medd.errors import TransientError
+from medd.store.audit import Event, add_event
+from medd_web.actions import Action
+from medd_web.auth import User
 from medd_web.buckets import address_of
-from medd_web.context import get_context
+from medd_web.context import Context, get_context
 
 #: Requests with images at one time.
 SLOTS = 16
@@ -73,13 +76,32 @@ async def work_off(request: Request, work: Callable[[Body], T]) -> T:
     slots: anyio.CapacityLimiter | None = getattr(state, "slots", None)
     if slots is None:
         slots = state.slots = anyio.CapacityLimiter(SLOTS)
-    if slots.available_tokens < 1:
-        raise HTTPException(503, f"images come in from {SLOTS} senders already", {"Retry-After": str(RETRY_S)})
     try:
-        return await anyio.to_thread.run_sync(work, Body(request), limiter=slots)
+        slots.acquire_on_behalf_of_nowait(request)
+    except anyio.WouldBlock:
+        message = f"images come in from {SLOTS} senders already"
+        raise HTTPException(503, message, {"Retry-After": str(RETRY_S)}) from None
+    try:
+        # Not by the limiter of all other threads, whose places are for who is answered at once.
+        return await anyio.to_thread.run_sync(work, Body(request), limiter=anyio.CapacityLimiter(1))
     except ClientDisconnect:  # an answer that nobody will see
         log.warning("a sender of images has gone", extra={"event": "upload.lost", "peer": address_of(request)})
         raise HTTPException(400, "the sender has gone") from None
+    finally:
+        slots.release_on_behalf_of(request)
+
+
+def note_images(context: Context, request: Request, user: User, studies: Mapping[str, int], how: str) -> None:
+    """Keep in the audit trail, at once, how many images of which studies were brought.
+
+    Raises:
+        TransientError: The database is away.
+    """
+    address = address_of(request)
+    with context.database.write() as connection:
+        for study, count in sorted(studies.items()):
+            event = Event(user.name, Action.IMAGES_RECEIVED, address=address, study=study, detail=f"{count} by {how}")
+            add_event(connection, event)
 
 
 def is_disk_full(error: TransientError) -> bool:

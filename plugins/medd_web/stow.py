@@ -5,6 +5,7 @@ The answer tells of every one, with the statuses that C-STORE would have given.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,13 @@ from medd.ingest.multipart import BadMultipart, boundary_of, parameters_of, read
 from medd.ingest.pdu import CANNOT_UNDERSTAND, DATASET_DOES_NOT_MATCH_SOP_CLASS, OUT_OF_RESOURCES
 from medd.ingest.pieces import Arrival, TooLarge
 from medd.records import InstanceHeader, Reason
-from medd_web import audit, dicom_json
+from medd.store.outbox import study_key
+from medd_web import dicom_json
 from medd_web.api.listing import Word
 from medd_web.api.negotiate import choose
 from medd_web.api.schema import problems
 from medd_web.auth import User, operator
-from medd_web.bodies import MAX_PARTS, RETRY_S, Body, is_disk_full, work_off
+from medd_web.bodies import MAX_PARTS, RETRY_S, Body, is_disk_full, note_images, work_off
 from medd_web.context import Context, get_context
 
 router = APIRouter(prefix="/dicom-web", tags=["dicomweb"])
@@ -48,7 +50,8 @@ class Report:
 
     #: (0008,1150) and (0008,1155) of each instance that is stored.
     stored: list[tuple[str, str]] = field(default_factory=list)
-    studies: set[str] = field(default_factory=set)
+    #: Images by study.
+    studies: Counter[str] = field(default_factory=Counter)
     #: And of each that is not, with why (0008,1197).
     failed: list[tuple[str, str, int]] = field(default_factory=list)
     #: Why others failed of which nobody knows what they are.
@@ -118,10 +121,10 @@ def store_parts(context: Context, parts: Iterable[Iterable[bytes]], origin: str,
                 arrival.name(part)
                 report.fail(arrival.header, OUT_OF_RESOURCES, away)
                 continue
-            arrival.receive(part, origin, check)
+            receipt = arrival.receive(part, origin, check)
             assert arrival.header is not None
             report.stored.append((arrival.header.sop_class_uid, arrival.header.sop_instance_uid))
-            report.studies.add(arrival.header.study_instance_uid)
+            report.studies[study_key(arrival.header.study_instance_uid, receipt.sha256)] += 1
         except (BadMultipart, HTTPException):
             report.fail(arrival.header, CANNOT_UNDERSTAND, 400)
             raise
@@ -234,14 +237,13 @@ async def _answer(request: Request, context: Context, user: User, study: str) ->
     form = choose(request.headers.get("accept", ""), list(_FORMS))
     if form is None:
         raise HTTPException(406, "application/dicom+json or application/dicom+xml can be had")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "the body is to be sent as it is, not compressed", {"Accept-Encoding": "identity"})
     boundary = _boundary(request.headers.get("content-type", ""))
     origin = f"dicomweb://{user.name}@{request.client.host if request.client else ''}"
     report = await work_off(request, partial(_store, context, boundary, origin, study))
-    for one in sorted(report.studies):
-        detail = f"{len(report.stored)} stored by STOW-RS"
-        await run_in_threadpool(
-            audit.record, context, request, user, audit.Action.IMAGES_RECEIVED, study=one, detail=detail
-        )
+    if report.studies:
+        await run_in_threadpool(note_images, context, request, user, report.studies, "STOW-RS")
     headers = {"Retry-After": str(RETRY_S)} if report.status in (503, 507) else {}
     return Response(_FORMS[form](report.module()), report.status, headers, form)
 

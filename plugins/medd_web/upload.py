@@ -4,6 +4,7 @@ A file's name is shown and kept with its image, and never becomes a path.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,9 +20,9 @@ from medd.ingest.multipart import BadMultipart, boundary_of, parameters_of, read
 from medd.ingest.pieces import Arrival
 from medd.records import MediaType, Status
 from medd.store.outbox import study_key
-from medd_web import audit, problems, words
+from medd_web import problems, words
 from medd_web.auth import User, operator
-from medd_web.bodies import MAX_PARTS, RETRY_S, Body, is_disk_full, work_off
+from medd_web.bodies import MAX_PARTS, RETRY_S, Body, is_disk_full, note_images, work_off
 from medd_web.context import Context, get_context, page
 
 router = APIRouter()
@@ -146,11 +147,8 @@ async def upload(
     outcomes = await work_off(request, partial(_take_all, context, boundary, user, host))
     if not outcomes:
         raise HTTPException(400, "no file was sent")
-    for study in sorted({one.study for one in outcomes if one.study}):
-        detail = f"{sum(one.study == study for one in outcomes)} uploaded"
-        await run_in_threadpool(
-            audit.record, context, request, user, audit.Action.IMAGES_RECEIVED, study=study, detail=detail
-        )
+    if studies := Counter(one.study for one in outcomes if one.study):
+        await run_in_threadpool(note_images, context, request, user, studies, "upload")
     codes = {one.code for one in outcomes}
     status = codes.pop() if len(codes) == 1 else 200
     if problems.wants_page(request):

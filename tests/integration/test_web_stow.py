@@ -262,6 +262,7 @@ def test_what_is_no_multipart_body_is_400(web):
         answer = store(web, multipart(b"x"), Content_Type=kind)
         assert answer.status_code == 415, kind
         assert answer.headers["accept-post"] == 'multipart/related; type="application/dicom"'
+    assert store(web, multipart(b"x"), Content_Encoding="gzip").status_code == 415
     assert rows(web) == []
 
 
@@ -348,6 +349,15 @@ def test_a_silent_sender_is_cut_off_and_nothing_of_it_is_left(web, monkeypatch):
         assert b"408" in opened.recv(100)
     wait_until(lambda: not list((web.context.spool.root / "incoming").iterdir()), what="the cleaning up")
     assert rows(web) == []
+
+
+def test_a_slow_sender_does_not_hold_up_the_end(tmp_path):
+    with running_web(web_settings(tmp_path / "home")) as web:
+        opened = connect(web, f"Content-Type: {RELATED}\r\nContent-Length: 1000000", b"--XX\r\n\r\n")
+        started = time.monotonic()
+    with opened:
+        assert b"503" in opened.recv(100)
+    assert time.monotonic() - started < bodies.SILENCE_S / 2
 
 
 def test_who_may_and_that_nobody_else_is_listened_to(tmp_path):
