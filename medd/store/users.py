@@ -89,7 +89,8 @@ def list_accounts(connection: Connection) -> list[dict[str, Any]]:
 def change_account(connection: Connection, name: str, **values: Any) -> None:
     """Set columns of a user: `role`, `password` (hashed) or `disabled`.
 
-    Whoever is logged in by the old password, or is disabled, is logged out.
+    Whoever is logged in by the old password, or is disabled, is logged out. Who is disabled loses his tokens for good:
+    they would come back to life with him.
 
     Raises:
         SettingsError: There is none of this name.
@@ -99,11 +100,18 @@ def change_account(connection: Connection, name: str, **values: Any) -> None:
         raise SettingsError(f"there is no user of this name. Received: {name}")
     if "password" in values or values.get("disabled"):
         close_sessions(connection, kept)
+    if values.get("disabled"):
+        revoke_tokens(connection, kept)
 
 
-def renew_hash(connection: Connection, name: str, hashed: str) -> None:
-    """Keep another hash of the same password; nobody is logged out."""
-    connection.execute(account.update().where(account.c.name == name).values(password=hashed))
+def renew_hash(connection: Connection, name: str, checked: str, hashed: str) -> bool:
+    """Keep another hash of the same password, unless the password is another than was `checked`; nobody is logged out.
+
+    Returns:
+        Whether it is kept.
+    """
+    same = (account.c.name == name) & (account.c.password == checked)
+    return bool(connection.execute(account.update().where(same).values(password=hashed)).rowcount)
 
 
 def count_administrators(connection: Connection) -> int:
@@ -115,8 +123,23 @@ def count_administrators(connection: Connection) -> int:
 # -- sessions ------------------------------------------------------------------------------------------------------
 
 
-def open_session(connection: Connection, name: str, hours: float, address: str) -> str:
-    """Log a user in; returns what the browser is to hold. Sessions that have run out are forgotten."""
+def open_session(connection: Connection, name: str, checked: str, hours: float, address: str) -> str | None:
+    """Log a user in; sessions that have run out are forgotten.
+
+    Args:
+        connection: A transaction that writes.
+        name: The user.
+        checked: The hash against which his password was held.
+        hours: How long the session holds.
+        address: Where the user is.
+
+    Returns:
+        What the browser is to hold; None where he has another password by now, or is disabled.
+    """
+    able = (account.c.name == name) & (account.c.password == checked) & ~account.c.disabled
+    # Locked: whoever changes the password at this moment waits, and then ends this session too.
+    if connection.execute(sa.select(account.c.name).where(able).with_for_update()).first() is None:
+        return None
     now, value = datetime.now(UTC), secrets.token_urlsafe(32)
     connection.execute(session.delete().where(session.c.expires_at <= now))
     values = {"account": name, "created_at": now, "expires_at": now + timedelta(hours=hours), "address": address}
@@ -188,6 +211,17 @@ def revoke_token(connection: Connection, id_: int) -> str:
         raise SettingsError(f"there is no token of this id. Received: {id_}")
     connection.execute(token.delete().where(token.c.id == id_))
     return str(whose)
+
+
+def revoke_tokens(connection: Connection, name: str) -> int:
+    """Take all tokens of a user back; returns how many."""
+    return connection.execute(token.delete().where(token.c.account == name.strip().lower())).rowcount
+
+
+def count_tokens(connection: Connection, name: str) -> int:
+    """How many tokens of a user hold."""
+    wanted = (token.c.account == name.strip().lower()) & _holds(datetime.now(UTC))
+    return int(connection.scalar(sa.select(sa.func.count()).select_from(token).where(wanted)) or 0)
 
 
 def _find_holder(

@@ -43,7 +43,7 @@ def log_in(
     context = get_context(request)
     if not context.settings.web.login:
         return RedirectResponse("/", 303)
-    wait, user = _check(context, request, name, password)
+    wait, user, checked = _check(context, request, name, password)
     if user is None:
         status, fault = (429, f"Too many tries. Try again in {_in_words(wait)}.") if wait else (401, _WRONG)
         answer: Response = page(request, "login.html", status=status, next=own_path(next), name=name, fault=fault)
@@ -53,8 +53,11 @@ def log_in(
     address, hours = address_of(request), context.settings.web.session_h
     with context.write() as connection:
         users.close_session(connection, request.cookies.get(COOKIE, ""))  # one browser, one session
-        value = users.open_session(connection, user.name, hours, address)
-        add_event(connection, Event(user.name, audit.Action.LOGGED_IN, address=address))
+        value = users.open_session(connection, user.name, checked, hours, address)
+        if value is not None:
+            add_event(connection, Event(user.name, audit.Action.LOGGED_IN, address=address))
+    if value is None:  # the password was changed since it was looked at
+        return page(request, "login.html", status=401, next=own_path(next), name=name, fault=_WRONG)
     answer = RedirectResponse(own_path(next), 303)
     answer.set_cookie(
         COOKIE,
@@ -69,29 +72,31 @@ def log_in(
     return answer
 
 
-def _check(context: Context, request: Request, name: str, password: str) -> tuple[float, User | None]:
-    """The user, or None; and seconds after which it may be tried again."""
+def _check(context: Context, request: Request, name: str, password: str) -> tuple[float, User | None, str]:
+    """Seconds after which it may be tried again; the user, or None; and the hash by which it is he."""
     address, kept = address_of(request), name.strip().lower()
     with context.database.read() as connection:
         known = users.find_account(connection, kept)
         familiar = was_seen_from(connection, kept, audit.Action.LOGGED_IN, address, FAMILIAR_DAYS)
     # Taken before the hash is made: hashing is what a flood of tries would stop us with.
     if wait := context.guard.take(kept, address, familiar=familiar):
-        return wait, None
+        return wait, None, ""
     hashed = known.password if known and not known.disabled else None
     right = passwords.is_right(password, hashed)  # also for nobody: the time must not tell who is known
-    if known is None or not right:
+    if known is None or hashed is None or not right:
         # A name that is nobody's may be a password that was typed into the wrong field.
         who = User(known.name, known.role) if known else None
         refused = AuditOutcome.REFUSED
         audit.record(context, request, who, audit.Action.LOGGED_IN, detail="wrong name or password", outcome=refused)
         log.warning("a log-in was refused", extra={"event": "web.login_refused", "peer": address})
-        return 0.0, None
+        return 0.0, None, ""
     context.guard.give_back(kept, address, familiar=familiar)
-    if hashed and passwords.is_outdated(hashed):
+    if passwords.is_outdated(hashed):
+        newer = passwords.rehash(password)
         with context.write() as connection:
-            users.renew_hash(connection, known.name, passwords.rehash(password))
-    return 0.0, User(known.name, known.role)
+            if users.renew_hash(connection, known.name, hashed, newer):
+                hashed = newer
+    return 0.0, User(known.name, known.role), hashed
 
 
 @router.post("/logout")
@@ -120,6 +125,7 @@ def change_password(
     old: Annotated[str, Form(max_length=1024)],
     new: Annotated[str, Form(max_length=1024)],
     again: Annotated[str, Form(max_length=1024)],
+    tokens: Annotated[bool, Form()] = False,
 ) -> Response:
     """Take a new password, and log the user out everywhere."""
     context = get_context(request)
@@ -127,7 +133,7 @@ def change_password(
         return _account(request, user)
     if new != again:
         return _account(request, user, "The new passwords differ.")
-    wait, same = _check(context, request, user.name, old)
+    wait, same, _ = _check(context, request, user.name, old)
     if same is None:
         return _account(request, user, f"Too many tries; wait {_in_words(wait)}." if wait else "The old one is wrong.")
     try:
@@ -136,7 +142,10 @@ def change_password(
         return _account(request, user, str(error))
     with context.write() as connection:
         users.change_account(connection, user.name, password=hashed)
-        event = Event(user.name, audit.Action.USER_CHANGED, address=address_of(request), detail="changed the password")
+        detail = "changed the password"
+        if tokens:
+            detail += f", took {users.revoke_tokens(connection, user.name)} tokens back"
+        event = Event(user.name, audit.Action.USER_CHANGED, address=address_of(request), detail=detail)
         add_event(connection, event)
     return RedirectResponse("/login", 303)
 
@@ -154,8 +163,8 @@ def end_sessions(request: Request, user: Annotated[User, Depends(reader)]) -> Re
 
 def _account(request: Request, user: User, fault: str = "") -> Response:
     with get_context(request).database.read() as connection:
-        tokens = users.list_tokens(connection, user.name)
-    shown = {"tokens": tokens, "fault": fault, "min_length": passwords.MIN_LENGTH}
+        tokens, holding = users.list_tokens(connection, user.name), users.count_tokens(connection, user.name)
+    shown = {"tokens": tokens, "holding": holding, "fault": fault, "min_length": passwords.MIN_LENGTH}
     return page(request, "account.html", status=400 if fault else 200, **shown)
 
 

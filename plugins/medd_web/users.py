@@ -75,16 +75,31 @@ def role(name: _Name, role: UserRole, home: Home = None, config: Config = None) 
 
 
 @users.command()
-def password(name: _Name, password_file: _PasswordFile = None, home: Home = None, config: Config = None) -> None:
+def password(
+    name: _Name,
+    password_file: _PasswordFile = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Take all tokens of the user back as well.")] = False,
+    home: Home = None,
+    config: Config = None,
+) -> None:
     """Give a user another password, and log him out everywhere."""
+    from medd.store import users as store
+
     hashed = _hashed(name, password_file)
-    _change(name, "user_changed", "another password for", home, config, password=hashed)
+    what = f"another password for {name}" + (", no token any more" if tokens else "")
+    with _changing(home, config, "user_changed", what) as connection:
+        store.change_account(connection, name, password=hashed)
+        if tokens:
+            store.revoke_tokens(connection, name)
+        left = store.count_tokens(connection, name)
     print(f"{name} has another password from now on")
+    if left:
+        print(f"{left} of {name}'s tokens still hold; `--tokens` takes them back")
 
 
 @users.command()
 def disable(name: _Name, home: Home = None, config: Config = None) -> None:
-    """Let a user in no more, neither by password nor by token. Nobody is ever deleted."""
+    """Let a user in no more, and take all tokens of the user back. Nobody is ever deleted."""
     _change(name, "user_changed", "disabled", home, config, disabled=True)
     print(f"{name} is let in no more")
 

@@ -65,7 +65,7 @@ def test_who_could_set_things_right_is_counted(database, ann):
 
 
 def test_users_are_listed_with_what_they_hold(database, ann):
-    in_write(database, users.open_session, ann, 1, "here")
+    in_write(database, users.open_session, ann, "hash", 1, "here")
     in_write(database, users.add_token, ann, "script", None)
     in_write(database, users.add_token, ann, "old", -1)
     [row] = in_read(database, users.list_accounts)
@@ -78,7 +78,7 @@ def test_users_are_listed_with_what_they_hold(database, ann):
 
 
 def test_a_session_is_known_by_what_the_browser_holds_and_by_nothing_in_the_database(database, ann):
-    value = in_write(database, users.open_session, ann, 1, "10.0.0.1")
+    value = in_write(database, users.open_session, ann, "hash", 1, "10.0.0.1")
     assert in_read(database, users.find_session, value) == ("ann", READER)
     with database.read() as connection:
         [row] = connection.execute(session.select()).all()
@@ -89,25 +89,25 @@ def test_a_session_is_known_by_what_the_browser_holds_and_by_nothing_in_the_data
 
 
 def test_a_session_ends_by_itself_and_is_forgotten(database, ann):
-    value = in_write(database, users.open_session, ann, 1, "")
+    value = in_write(database, users.open_session, ann, "hash", 1, "")
     past = {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}
     in_write(database, lambda connection: connection.execute(session.update().values(**past)))
     assert in_read(database, users.find_session, value) is None
-    other = in_write(database, users.open_session, ann, 1, "")
+    other = in_write(database, users.open_session, ann, "hash", 1, "")
     with database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(session)) == 1
     assert in_read(database, users.find_session, other) is not None
 
 
 def test_the_role_of_a_session_is_that_of_now(database, ann):
-    value = in_write(database, users.open_session, ann, 1, "")
+    value = in_write(database, users.open_session, ann, "hash", 1, "")
     in_write(database, users.change_account, ann, role=ADMINISTRATOR)
     assert in_read(database, users.find_session, value) == ("ann", ADMINISTRATOR)
 
 
 @pytest.mark.parametrize("change", [{"password": "other"}, {"disabled": True}])
 def test_sessions_end_with_the_password_and_with_the_user(database, ann, change):
-    value = in_write(database, users.open_session, ann, 1, "")
+    value = in_write(database, users.open_session, ann, "hash", 1, "")
     in_write(database, users.change_account, "Ann", **change)
     assert in_read(database, users.find_session, value) is None
     in_write(database, users.change_account, "ann", disabled=False)
@@ -115,14 +115,32 @@ def test_sessions_end_with_the_password_and_with_the_user(database, ann, change)
 
 
 def test_a_hash_that_is_renewed_logs_nobody_out(database, ann):
-    value = in_write(database, users.open_session, ann, 1, "")
-    in_write(database, users.renew_hash, ann, "newer")
+    value = in_write(database, users.open_session, ann, "hash", 1, "")
+    in_write(database, users.renew_hash, ann, "hash", "newer")
     assert in_read(database, users.find_session, value) is not None
     assert in_read(database, users.find_account, ann).password == "newer"
 
 
+def test_a_password_that_was_changed_since_it_was_looked_at_opens_nothing(database, ann):
+    in_write(database, users.change_account, ann, password="other")
+    assert in_write(database, users.open_session, ann, "hash", 1, "") is None
+    assert not in_write(database, users.renew_hash, ann, "hash", "newer")
+    assert in_read(database, users.find_account, ann).password == "other"
+    in_write(database, users.change_account, ann, disabled=True)
+    assert in_write(database, users.open_session, ann, "other", 1, "") is None
+
+
+def test_tokens_do_not_come_back_with_the_user(database, ann):
+    value = in_write(database, users.add_token, ann, "script", None)
+    in_write(database, users.change_account, ann, password="other")
+    assert in_read(database, users.count_tokens, "Ann") == 1
+    in_write(database, users.change_account, ann, disabled=True)
+    in_write(database, users.change_account, ann, disabled=False)
+    assert in_read(database, users.find_token, value) is None
+
+
 def test_logging_out_ends_one_session_and_logging_out_everywhere_all(database, ann):
-    first, second, third = (in_write(database, users.open_session, ann, 1, "") for _ in range(3))
+    first, second, third = (in_write(database, users.open_session, ann, "hash", 1, "") for _ in range(3))
     in_write(database, users.close_session, first)
     assert in_read(database, users.find_session, first) is None
     assert in_read(database, users.find_session, second) is not None
@@ -159,7 +177,7 @@ def test_a_token_ends_by_itself_by_being_revoked_and_with_its_user(database, ann
     in_write(database, users.change_account, ann, disabled=True)
     assert in_read(database, users.find_token, kept) is None
     in_write(database, users.change_account, ann, disabled=False)
-    assert in_read(database, users.find_token, kept) is not None
+    assert in_read(database, users.find_token, kept) is None, "it must not come back to life"
     with pytest.raises(SettingsError, match="there is no token"):
         in_write(database, users.revoke_token, number)
 

@@ -134,7 +134,7 @@ def test_the_cookie_is_kept_from_scripts_and_from_other_sites(web):
 def test_a_wrong_name_and_a_wrong_password_are_answered_alike(web, name, password):
     with web.browser() as browser:
         refused = log_in(browser, name, password)
-        assert refused.status_code in (400, 401)
+        assert refused.status_code in (400, 401, 422)
         assert "set-cookie" not in refused.headers
         if refused.status_code == 401:
             assert "Name or password is wrong." in refused.text
@@ -237,6 +237,30 @@ def test_a_user_takes_a_new_password_and_is_logged_out_everywhere(web):
         assert log_in(browser).status_code == 401
         assert log_in(browser, password=other).status_code == 303
         assert browser.post("/account/sessions").headers["location"] == "/login"
+        assert browser.get("/probe/reader").status_code == 303
+
+
+def test_with_a_new_password_the_tokens_can_be_taken_back(web):
+    token, other = make_token(web, "rita"), "quite another row of words"
+    wanted = {"old": PASSWORD, "new": other, "again": other, "tokens": "true"}
+    with web.browser() as browser:
+        log_in(browser)
+        assert "1 still hold" in browser.get("/account").text
+        assert browser.post("/account/password", data=wanted).status_code == 303
+    assert web.client.get("/probe/reader", headers=token).status_code == 401
+
+
+def test_a_password_that_is_changed_while_it_is_looked_at_opens_nothing(web, monkeypatch):
+    right = passwords.is_right
+
+    def change_meanwhile(password, hashed):
+        with web.database.write() as connection:
+            users.change_account(connection, "rita", password="another hash")
+        return right(password, hashed)
+
+    monkeypatch.setattr(passwords, "is_right", change_meanwhile)
+    with web.browser() as browser:
+        assert log_in(browser).status_code == 401
         assert browser.get("/probe/reader").status_code == 303
 
 

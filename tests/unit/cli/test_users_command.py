@@ -155,6 +155,14 @@ def test_users_are_changed_disabled_and_let_in_again(ann, file):
     assert ann.read(users.find_account, "ann").disabled is False
 
 
+def test_the_tokens_that_outlive_a_password_are_counted_and_can_be_taken_back(ann, file):
+    ann.medd("users", "token", "add", "ann")
+    file.write_text("some other words in a row\n")
+    assert "1 of ann's tokens still hold" in ann.medd("users", "password", "ann", "--password-file", file)[0]
+    assert "still hold" not in ann.medd("users", "password", "ann", "--tokens", "--password-file", file)[0]
+    assert ann.rows("users", "token", "list") == []
+
+
 def test_the_last_administrator_is_not_taken_away_in_silence(ann):
     assert "nobody is an administrator who can log in" in ann.medd("users", "disable", "ann")[1]
 
