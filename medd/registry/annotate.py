@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from medd.errors import SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.records import UNSURE, WITHDRAWN, Annotation
@@ -75,19 +77,31 @@ def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> 
         TransientError: The database is away.
     """
     labels = labels_on_duty(database, spec)
-    now, new = datetime.now(UTC), []
     with database.write() as connection:
-        for one in said:
-            try:
-                _check(one.reader, one.uid, one.label, one.comment)
-                instance_id = annotations.find_instance(connection, one.uid)
-                label = _known(one.label, labels)
-            except SettingsError as error:
-                raise SettingsError(f"{one.where}{error}") from None
-            made = Annotation(instance_id, label, one.reader, now, one.comment)
-            if annotations.annotate(connection, made):
-                new.append(made)
-        follow_annotations(connection, new)
+        return annotate_in(connection, labels, said)
+
+
+def annotate_in(connection: Connection, labels: Sequence[str], said: Sequence[Said], images: int | None = None) -> int:
+    """As `annotate`, in the caller's transaction; nothing else may follow in it but what tells of it.
+
+    Args:
+        connection: Of the transaction; it is to be rolled back where this raises.
+        labels: Of the model on duty.
+        said: What readers say.
+        images: How many images of the study were seen: where there are others by now, it is not marked as read.
+    """
+    now, new = datetime.now(UTC), []
+    for one in said:
+        try:
+            _check(one.reader, one.uid, one.label, one.comment)
+            instance_id = annotations.find_instance(connection, one.uid)
+            label = _known(one.label, labels)
+        except SettingsError as error:
+            raise SettingsError(f"{one.where}{error}") from None
+        made = Annotation(instance_id, label, one.reader, now, one.comment)
+        if annotations.annotate(connection, made):
+            new.append(made)
+    follow_annotations(connection, new, images)
     return len(new)
 
 
@@ -103,14 +117,19 @@ def withdraw(database: Database, uid: str, reader: str, comment: str = "") -> bo
         SettingsError: The instance is not there or named ambiguously, or a text is none that a database takes.
         TransientError: The database is away.
     """
-    _check(reader, uid, comment)
     with database.write() as connection:
-        instance_id = annotations.find_instance(connection, uid)
-        said = Annotation(instance_id, WITHDRAWN, reader, datetime.now(UTC), comment)
-        withdrawn = annotations.annotate(connection, said)
-        if withdrawn:
-            follow_annotations(connection, [said])
-        return withdrawn
+        return withdraw_in(connection, uid, reader, comment)
+
+
+def withdraw_in(connection: Connection, uid: str, reader: str, comment: str = "") -> bool:
+    """As `withdraw`, in the caller's transaction; nothing else may follow in it but what tells of it."""
+    _check(reader, uid, comment)
+    instance_id = annotations.find_instance(connection, uid)
+    said = Annotation(instance_id, WITHDRAWN, reader, datetime.now(UTC), comment)
+    withdrawn = annotations.annotate(connection, said)
+    if withdrawn:
+        follow_annotations(connection, [said])
+    return withdrawn
 
 
 def labels_on_duty(database: Database, spec: ClassifierSpec) -> tuple[str, ...]:

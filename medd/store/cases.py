@@ -97,14 +97,21 @@ def find_said(connection: Connection, instance_id: int) -> list[dict[str, Any]]:
     return found
 
 
-def find_others(connection: Connection, key: str, patient_id: str, limit: int) -> list[dict[str, Any]]:
-    """Other studies with the same Patient ID, newest first: rows of `study`; none where there is no id."""
+def find_others(connection: Connection, key: str, patient_id: str, limit: int) -> list[dict[str, Any]] | None:
+    """Other studies with the same Patient ID, newest first: rows of `study`; none where there is no id.
+
+    Returns:
+        None where there are more than `limit`: that is an ID such as ANONYMOUS, and they are those of strangers.
+    """
     if not patient_id:
         return []
     s = study.c
-    wanted = sa.select(study).where(s.patient_id == patient_id, s.study != key)
-    rows = connection.execute(wanted.order_by(s.received_at.desc(), s.instance_id.desc()).limit(limit))
-    return [dict(row._mapping) for row in rows]
+    # In no order, so that no more than these are looked up.
+    some = connection.execute(sa.select(study).where(s.patient_id == patient_id).limit(limit + 2)).mappings().all()
+    others = [dict(row) for row in some if row["study"] != key]
+    if len(others) > limit:
+        return None
+    return sorted(others, key=lambda row: (row["received_at"], row["instance_id"]), reverse=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,10 +190,24 @@ def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return sa.UnaryExpression(column, operator=plus, type_=column.type)
 
 
-def mark_read(connection: Connection, key: str, reader: str, at: datetime) -> bool:
-    """Note that a study was read; who read it first stays. Returns False when it was read before, or is not there."""
+def mark_read(connection: Connection, key: str, reader: str, at: datetime, images: int | None = None) -> bool:
+    """Note that a study was read; who read it first stays.
+
+    Args:
+        connection: Of the transaction.
+        key: Of the study.
+        reader: Who read it.
+        at: When.
+        images: How many images the reader saw; where there are others by now, it was not read. None: all there are.
+
+    Returns:
+        False when it was read before, has other images, or is not there.
+    """
     values = {"read_at": at, "read_by": reader, "changed_at": datetime.now(UTC)}
-    return connection.execute(study.update().where((s.study == key) & s.read_at.is_(None)).values(values)).rowcount == 1
+    waits = (s.study == key) & s.read_at.is_(None)
+    if images is not None:
+        waits &= s.images == images
+    return connection.execute(study.update().where(waits).values(values)).rowcount == 1
 
 
 def mark_unread(connection: Connection, key: str) -> bool:
@@ -203,15 +217,20 @@ def mark_unread(connection: Connection, key: str) -> bool:
     return connection.execute(study.update().where(read).values(values)).rowcount == 1
 
 
-def follow_annotations(connection: Connection, said: Sequence[Annotation]) -> None:
+def follow_annotations(connection: Connection, said: Sequence[Annotation], images: int | None = None) -> None:
     """Mark the studies of new annotations as read; as unread where what was said is withdrawn and nothing else stands.
 
     To be called last in the transaction that stores the annotations.
+
+    Args:
+        connection: Of the transaction.
+        said: What is new.
+        images: How many images of each study were seen, as `mark_read` has it.
     """
     for key, ids in sorted(lock(connection, [one.instance_id for one in said]).items()):
         stands = [one for one in said if one.instance_id in ids and one.label != WITHDRAWN]
         if stands:
-            mark_read(connection, key, stands[0].reader, stands[0].at)
+            mark_read(connection, key, stands[0].reader, stands[0].at, images)
         elif not _is_annotated(connection, key):
             mark_unread(connection, key)
 

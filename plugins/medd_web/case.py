@@ -22,11 +22,12 @@ from medd.registry.registry import champion, find_spec
 from medd.store import cases
 from medd.store.cases import CaseImage
 from medd.store.models import find_model
-from medd.store.studies import WorklistFilter, find_study, find_worklist, mark_read, mark_unread
+from medd.store.studies import After, WorklistFilter, find_study, find_worklist, mark_read, mark_unread
 from medd.store.trail import Case, find_case, find_steps
+from medd.store.urgency import place_of
 from medd_web import words
 from medd_web.actions import Action
-from medd_web.audit import record
+from medd_web.audit import record_in
 from medd_web.auth import User, reader
 from medd_web.context import Context, get_context, page
 from medd_web.header import describe
@@ -35,14 +36,16 @@ from medd_web.worklist import Wanted, max_wait, wanted
 
 router = APIRouter()
 
-#: Images of a study that a page has room for, and other studies of a patient.
-MAX_IMAGES, MAX_OTHERS = 60, 20
-#: Studies of the worklist among which the one after this is looked for.
-AHEAD = 500
+#: Images of a study that a page has room for.
+MAX_IMAGES = 60
+#: Other studies of a patient that are listed; of more of them the ID is none of one patient.
+MAX_OTHERS = 50
 
 Reader = Annotated[User, Depends(reader)]
 Asked = Annotated[Wanted, Depends(wanted)]
 Key = Annotated[str, Query(min_length=1, max_length=200)]
+#: How many images of the study the page showed: what came since was not seen by whoever says that it is read.
+Seen = Annotated[int | None, Form(ge=1, lt=1 << 31)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,10 @@ def _find(context: Context, key: str) -> Case:
         raise HTTPException(404, "there is no such study") from error
 
 
-def _look_up(request: Request, user: User, case: Case, image_id: int | None, asked: Wanted) -> dict[str, Any]:
-    """What the page shows, or its side."""
+def _look_up(
+    request: Request, user: User, case: Case, image_id: int | None, asked: Wanted, seen: int | None = None
+) -> dict[str, Any]:
+    """What the page shows, or its side, which says where the page has `seen` fewer images than there are."""
     context = get_context(request)
     now = datetime.now(UTC)
     with context.database.read() as connection:
@@ -95,6 +100,9 @@ def _look_up(request: Request, user: User, case: Case, image_id: int | None, ask
         "row": row,
         "images": images,
         "more_images": len(case.instance_ids) - len(images),
+        # Not the count of the row, which may be newer than the images.
+        "seen": len(case.instance_ids) if seen is None else seen,
+        "late": case.instance_ids[-1] if seen not in (None, len(case.instance_ids)) else None,
         "image": image,
         "said": said,
         "mine": next((one["label"] for one in said if one["reader"] == user.name), ""),
@@ -102,6 +110,7 @@ def _look_up(request: Request, user: User, case: Case, image_id: int | None, ask
         "unsure": UNSURE,
         "finding": finding_of(image.prediction, {}).label if image.prediction else "",
         "others": others,
+        "max_others": MAX_OTHERS,
         "sendings": sendings,
         "bundle": next((_bundle(context, ref) for ref in refs if ref), None),
         "asked": asked,
@@ -139,26 +148,32 @@ def _read_bundle(path: Path, digest: str) -> Bundle:
 
 
 @router.get("/case")
-def case(request: Request, user: Reader, study: Key, asked: Asked, image: int | None = None) -> Response:
-    """The page of a study; also by what names one of its images."""
+def case(
+    request: Request, user: Reader, study: Key, asked: Asked, image: int | None = None, late: bool = False
+) -> Response:
+    """The page of a study; also by what names one of its images. `late`: it was not marked as read."""
     context = get_context(request)
     found = _find(context, study)
     if found.study != study:
         return RedirectResponse(f"{asked.case(found.study)}&image={found.instance_ids[0]}", 303)
     values = _look_up(request, user, found, image, asked)
     shown = values["image"]
-    note(context, request, user, shown, again=True)
+    note(context, request, user, shown.study, shown.id, again=True)
     facts = []
     if shown.media_type is MediaType.DICOM:
         facts = describe(context.spool.path(shown.sha256, shown.media_type))
-    return page(request, "case.html", **values, facts=facts)
+    return page(request, "case.html", **values, facts=facts, is_late=late)
 
 
 @router.get("/case/side")
-def side(request: Request, user: Reader, study: Key, asked: Asked, image: int | None = None) -> HTMLResponse:
+def side(
+    request: Request, user: Reader, study: Key, asked: Asked, image: int | None = None, seen: int | None = None
+) -> HTMLResponse:
     """What may change while a case is open."""
-    found = _find(get_context(request), study)
-    return page(request, "case_side.html", **_look_up(request, user, found, image, asked))
+    context = get_context(request)
+    values = _look_up(request, user, _find(context, study), image, asked, seen)
+    note(context, request, user, values["image"].study, values["image"].id)
+    return page(request, "case_side.html", **values)
 
 
 @router.get("/case/trail")
@@ -166,6 +181,7 @@ def trail(request: Request, user: Reader, study: Key) -> HTMLResponse:
     """Every step of a case: the rows of `medd explain`."""
     context = get_context(request)
     found = _find(context, study)
+    note(context, request, user, found.study)
     with context.database.read() as connection:
         steps = find_steps(connection, found)
     numbers = {id_: number for number, id_ in enumerate(found.instance_ids, 1)}
@@ -183,14 +199,17 @@ def say(
     image: Annotated[int, Form(ge=1, lt=1 << 63)],
     label: Annotated[str, Form(max_length=64)],
     comment: Annotated[str, Form(max_length=500)] = "",
+    seen: Seen = None,
 ) -> Response:
-    """Keep what a reader says of an image."""
+    """Keep what a reader says of an image; by that the study is read, unless it has images that were not seen."""
     context = get_context(request)
     shown = find_image(context, image)
     said = taking.Said(str(image), label, user.name, comment.strip())
-    taking.annotate(context.database, _spec(context), [said])
-    record(context, request, user, Action.ANNOTATED, study=shown.study, instance=image, detail=label)
-    return _after(request, user, asked, shown)
+    labels = taking.labels_on_duty(context.database, _spec(context))
+    with context.database.write() as connection:
+        if taking.annotate_in(connection, labels, [said], seen):
+            record_in(connection, request, user, Action.ANNOTATED, study=shown.study, instance=image, detail=label)
+    return _after(request, user, asked, shown, seen)
 
 
 @router.post("/case/undo")
@@ -199,13 +218,16 @@ def undo(
     user: Reader,
     asked: Asked,
     image: Annotated[int, Form(ge=1, lt=1 << 63)],
+    seen: Seen = None,
 ) -> Response:
     """Take back what a reader said of an image."""
     context = get_context(request)
     shown = find_image(context, image)
-    taking.withdraw(context.database, str(image), user.name)
-    record(context, request, user, Action.ANNOTATED, study=shown.study, instance=image, detail="taken back")
-    return _after(request, user, asked, shown)
+    told = {"study": shown.study, "instance": image, "detail": "taken back"}
+    with context.database.write() as connection:
+        if taking.withdraw_in(connection, str(image), user.name):
+            record_in(connection, request, user, Action.ANNOTATED, **told)
+    return _after(request, user, asked, shown, seen)
 
 
 @router.post("/case/read")
@@ -215,19 +237,27 @@ def read(
     asked: Asked,
     study: Annotated[str, Form(max_length=200)],
     unread: Annotated[bool, Form()] = False,
+    seen: Seen = None,
 ) -> Response:
-    """Mark a study as read and go on to the most urgent one that waits; or mark it as unread and stay."""
+    """Mark a study as read and go on to the most urgent one that waits; or mark it as unread and stay.
+
+    Where an image came since the page was shown, it is not marked as read, and the image is shown.
+    """
     context = get_context(request)
-    found = _find(context, study)
+    key = _find(context, study).study
     with context.database.write() as connection:
         if unread:
-            mark_unread(connection, found.study)
+            is_changed = mark_unread(connection, key)
         else:
-            mark_read(connection, found.study, user.name, datetime.now(UTC))
-    record(context, request, user, Action.STUDY_READ, study=study, detail="unread" if unread else "")
+            is_changed = mark_read(connection, key, user.name, datetime.now(UTC), seen)
+        if is_changed:
+            record_in(connection, request, user, Action.STUDY_READ, study=key, detail="unread" if unread else "")
+        row = find_study(connection, key)
     if unread:
-        return RedirectResponse(asked.case(study), 303)
-    return _go_to(context, asked, study, after=False)
+        return RedirectResponse(asked.case(key), 303)
+    if row is not None and row["read_at"] is None:
+        return RedirectResponse(f"{asked.case(key)}&image={_find(context, key).instance_ids[-1]}&late=1", 303)
+    return _go_to(context, asked, key, after=False)
 
 
 @router.get("/case/next")
@@ -241,16 +271,18 @@ def _go_to(context: Context, asked: Wanted, study: str, *, after: bool) -> Respo
     which = asked.filter
     unread = WorklistFilter(which.since, which.status, which.text, which.origin, read=False)
     with context.database.read() as connection:
-        rows = find_worklist(connection, unread, now, max_wait(context), AHEAD if after else 2)
-    keys = [row["study"] for row in rows]
-    if after and study in keys:
-        keys = keys[keys.index(study) + 1 :]
-    following = next((key for key in keys if key != study), None)
+        row = find_study(connection, study) if after else None
+        behind = None
+        if row is not None and row["read_at"] is None:
+            behind = After.of(row | {"place": place_of(row, now, max_wait(context))})
+        rows = find_worklist(connection, unread, now, max_wait(context), 2, after=behind)
+    following = next((row["study"] for row in rows if row["study"] != study), None)
     return RedirectResponse(asked.case(following) if following else f"/{asked.query}", 303)
 
 
-def _after(request: Request, user: User, asked: Wanted, image: CaseImage) -> Response:
-    if "hx-request" not in request.headers:
-        return RedirectResponse(f"{asked.case(image.study)}&image={image.id}", 303)
+def _after(request: Request, user: User, asked: Wanted, image: CaseImage, seen: int | None) -> Response:
     found = _find(get_context(request), image.study)
-    return page(request, "case_side.html", **_look_up(request, user, found, image.id, asked))
+    if "hx-request" not in request.headers:
+        late = "&late=1" if seen not in (None, len(found.instance_ids)) else ""
+        return RedirectResponse(f"{asked.case(image.study)}&image={image.id}{late}", 303)
+    return page(request, "case_side.html", **_look_up(request, user, found, image.id, asked, seen))

@@ -18,6 +18,7 @@ from fastapi.responses import Response
 from medd.store.cases import CaseImage, find_images
 from medd.store.repository import find_attachments
 from medd_web.actions import Action
+from medd_web.api.listing import RowId
 from medd_web.audit import record
 from medd_web.auth import User, reader
 from medd_web.buckets import address_of
@@ -60,7 +61,7 @@ def find_image(context: Context, instance_id: int) -> CaseImage:
         HTTPException: There is none.
     """
     with context.database.read() as connection:
-        found = find_images(connection, [instance_id]) if instance_id < 1 << 63 else []
+        found = find_images(connection, [instance_id])
     if not found:
         raise HTTPException(404, "there is no such image")
     return found[0]
@@ -85,11 +86,11 @@ def _kept(etag: str) -> dict[str, str]:
 
 
 @router.get("/image/{instance_id}/levels")
-def levels(request: Request, user: Reader, instance_id: int) -> Response:
+def levels(request: Request, user: Reader, instance_id: RowId) -> Response:
     """All pixels of an image, in the form of `pack`."""
     context = get_context(request)
     image = find_image(context, instance_id)
-    note(context, request, user, image)
+    note(context, request, user, image.study, image.id)
     etag = f'"{image.sha256[:32]}-{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
@@ -99,7 +100,7 @@ def levels(request: Request, user: Reader, instance_id: int) -> Response:
 
 
 @router.get("/image/{instance_id}/heat")
-def heat(request: Request, user: Reader, instance_id: int) -> Response:
+def heat(request: Request, user: Reader, instance_id: RowId) -> Response:
     """The heat map of the prediction that is shown: a PNG in colour, clear where it is cold, for the whole film."""
     context = get_context(request)
     image = find_image(context, instance_id)
@@ -107,7 +108,7 @@ def heat(request: Request, user: Reader, instance_id: int) -> Response:
         found = [one for one in find_attachments(connection, instance_id) if one.name == "heat" and image.has_heat]
     if not found:
         raise HTTPException(404, "there is no heat map")
-    note(context, request, user, image)
+    note(context, request, user, image.study, image.id)
     return Response(paint(found[0].content), media_type="image/png")
 
 
@@ -128,11 +129,11 @@ _guard = threading.Lock()
 
 
 @router.get("/image/{instance_id}/thumbnail")
-def thumbnail(request: Request, user: Reader, instance_id: int) -> Response:
+def thumbnail(request: Request, user: Reader, instance_id: RowId) -> Response:
     """A small picture of an image, for studies of several."""
     context = get_context(request)
     image = find_image(context, instance_id)
-    note(context, request, user, image)
+    note(context, request, user, image.study, image.id)
     etag = f'"{image.sha256[:32]}-t{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
@@ -148,9 +149,22 @@ def thumbnail(request: Request, user: Reader, instance_id: int) -> Response:
     return Response(made, media_type="image/png", headers=_kept(etag))
 
 
-def note(context: Context, request: Request, user: User, image: CaseImage, *, again: bool = False) -> None:
-    """Keep that somebody has looked at an image; `again` also where that was told a short while ago."""
-    key = (context.settings.home, user.name, address_of(request), image.id)
-    if again or key not in _SEEN:
-        record(context, request, user, Action.CASE_SEEN, study=image.study, instance=image.id)
-        _SEEN.add(key)
+def note(
+    context: Context, request: Request, user: User, study: str, image_id: int | None = None, *, again: bool = False
+) -> None:
+    """Keep that somebody has looked at an image, or at what is told of a study.
+
+    Args:
+        context: The context.
+        request: By which it is looked at.
+        user: Who looks.
+        study: Its key.
+        image_id: The image; None: none, and any image of the study tells of it too.
+        again: Also where it was told of a short while ago.
+    """
+    who = (context.settings.home, user.name, address_of(request))
+    if again or (*who, image_id or study) not in _SEEN:
+        record(context, request, user, Action.CASE_SEEN, study=study, instance=image_id or "")
+        _SEEN.add((*who, study))
+        if image_id is not None:
+            _SEEN.add((*who, image_id))

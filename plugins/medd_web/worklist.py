@@ -148,10 +148,7 @@ Reader = Annotated[User, Depends(reader)]
 def worklist(request: Request, user: Reader, asked: Asked) -> HTMLResponse:
     """The page."""
     context = get_context(request)
-    listed = (context.settings.home, user.name, address_of(request), asked.query)
-    if listed not in _LISTED:
-        record(context, request, user, Action.STUDIES_LISTED, detail=asked.query)
-        _LISTED.add(listed)
+    _note(context, request, user, asked)
     return page(
         request,
         "worklist.html",
@@ -165,4 +162,14 @@ def worklist(request: Request, user: Reader, asked: Asked) -> HTMLResponse:
 @router.get("/worklist/rows")
 def rows(request: Request, user: Reader, asked: Asked) -> Response:
     """The table alone, for a page that is open."""
-    return page(request, "worklist_table.html", **look_up(get_context(request), asked))
+    context = get_context(request)
+    _note(context, request, user, asked)
+    return page(request, "worklist_table.html", **look_up(context, asked))
+
+
+def _note(context: Context, request: Request, user: User, asked: Wanted) -> None:
+    """Keep that somebody looks at a list."""
+    listed = (context.settings.home, user.name, address_of(request), asked.query)
+    if listed not in _LISTED:
+        record(context, request, user, Action.STUDIES_LISTED, detail=asked.query)
+        _LISTED.add(listed)

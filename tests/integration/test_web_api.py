@@ -297,7 +297,10 @@ def test_saying_what_an_image_shows_and_taking_it_back(web, filling):
     [id_] = filling.add(1)
     said = {"uid": f"{id_}", "label": "normal", "comment": "clear"}
     answer = web.client.post("/api/v1/annotations", json=said)
-    assert (answer.status_code, answer.json()) == (201, {"instance_id": id_, "reader": "local", "new": True})
+    assert (answer.status_code, answer.json()) == (
+        201,
+        {"instance_id": id_, "reader": "local", "new": True, "read": True},
+    )
     assert web.client.post("/api/v1/annotations", json=said).json()["new"] is False
     [row] = get(web, "annotations")["items"]
     assert (row["label"], row["reader"], row["comment"], row["counts"]) == ("NORMAL", "local", "clear", True)
@@ -311,6 +314,16 @@ def test_saying_what_an_image_shows_and_taking_it_back(web, filling):
     assert [row["id"] for page in walk(web, "annotations", limit=1) for row in page] == [3, 2, 1]
 
 
+def test_a_study_with_images_that_were_not_seen_is_not_read_by_saying_something(web, filling):
+    first, _ = filling.add(2, study_instance_uid="1.2.9")
+    [study] = get(web, "studies")["items"]
+    said = {"uid": f"{first}", "label": "NORMAL", "images": 1}
+    assert web.client.post("/api/v1/annotations", json=said).json()["read"] is False
+    assert [row["label"] for row in get(web, "annotations")["items"]] == ["NORMAL"], "it is kept"
+    said |= {"label": "?", "images": study["images"]}
+    assert web.client.post("/api/v1/annotations", json=said).json()["read"] is True
+
+
 NOT_SAID = (
     ({"uid": "1", "label": "GONE"}, 400),
     ({"uid": "99", "label": "NORMAL"}, 404),
@@ -321,6 +334,8 @@ NOT_SAID = (
     ({"uid": "1", "label": "NORMAL", "reader": "somebody else"}, 422),
     ({"uid": "1", "label": "NORMAL", "comment": "\0"}, 422),
     ({"uid": "1", "label": "NORMAL", "comment": "x" * 300}, 422),
+    ({"uid": "1", "label": "NORMAL", "images": 0}, 422),
+    ({"uid": "1", "label": "NORMAL", "images": 1 << 64}, 422),
     ([], 422),
     ("NORMAL", 422),
 )

@@ -5,7 +5,7 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 
@@ -18,16 +18,20 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from medd.dicom.source import lenient
+from medd.errors import TransientError
 from medd.imaging import load_levels
 from medd.imaging.isolated import Isolated
+from medd.queue.base import CLASSIFY
 from medd.records import UNSURE, Reason
 from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
+from medd.store.inserts import InstanceInserter
 from medd.store.retention import Retention, Rules
 from medd.store.studies import find_study
 from medd.testing import dicom_radiograph, jpeg_radiograph, stub_bundle, write_stub_plugin
 from medd_web import decoding, picture
 from medd_web.header import describe
+from tests.rows import instance_row
 from tests.studies import NAMES, padded
 from tests.support import in_place
 from tests.ward import Ward
@@ -176,6 +180,17 @@ def test_other_studies_of_the_patient_are_listed_newest_first(ward):
     assert "Other studies" not in get(ward, "1.2.5").text
 
 
+def test_studies_that_share_a_placeholder_for_an_id_are_not_listed_as_one_patients(ward, monkeypatch):
+    monkeypatch.setattr("medd_web.case.MAX_OTHERS", 2)
+    for seed, uid in enumerate((STUDY, "1.2.2", "1.2.3")):
+        ward.film(seed, StudyInstanceUID=uid, patient_id="ANONYMOUS", size=64)
+    assert 'study=1.2.2"' in get(ward).text
+    ward.film(4, StudyInstanceUID="1.2.4", patient_id="ANONYMOUS", size=64)
+    page = get(ward).text
+    assert "More than 2 studies have this Patient ID: it does not tell one patient from others" in words(page)
+    assert not re.findall(r"study=(1\.2\.\d)\"", page)
+
+
 def test_the_trail_is_that_of_medd_explain(ward):
     ward.film(1, 0.9, StudyInstanceUID=STUDY)
     get(ward)
@@ -286,7 +301,7 @@ def test_only_some_decode_at_one_time_and_the_rest_come_again(ward, monkeypatch)
     assert statuses == [200] * len(threads)
 
 
-@pytest.mark.parametrize("id_", ["0", "999", "-1", "9223372036854775808", "x"])
+@pytest.mark.parametrize("id_", ["0", "999", "-1", "9223372036854775808", "-99999999999999999999", "9" * 400, "x"])
 def test_an_image_that_is_not_there_is_not_found(ward, id_):
     for what in ("levels", "thumbnail", "heat"):
         assert ward.web.client.get(f"/image/{id_}/{what}").status_code in (404, 422)
@@ -381,6 +396,83 @@ def test_read_and_next_leads_to_the_most_urgent_that_is_left(ward):
     assert [event[3] for event in audited(ward) if event[0] == "study_read"] == ["", "", "unread"]
 
 
+def read_by(ward: Ward) -> str | None:
+    with ward.database.read() as connection:
+        return find_study(connection, STUDY)["read_by"]
+
+
+def seen_of(page: str) -> set[str]:
+    """What the forms of a page send along: how many images it showed."""
+    return set(re.findall(r'name="seen" value="(\d+)"', page))
+
+
+def test_an_image_that_came_after_the_page_was_opened_is_not_read_but_shown(ward):
+    ward.film(1, 0.2, StudyInstanceUID=STUDY)
+    [seen] = seen_of(get(ward).text)
+    late = ward.film(2, 0.9, StudyInstanceUID=STUDY)
+    answer = post(ward, "/case/read", study=STUDY, seen=seen)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/case?study={STUDY}&image={late}&late=1")
+    assert read_by(ward) is None
+    assert not [event for event in audited(ward) if event[0] == "study_read"]
+    page = ward.web.client.get(answer.headers["location"], headers=BROWSER).text
+    assert "A new image came meanwhile" in words(page)
+    assert f'data-image="{late}"' in page
+    [seen] = seen_of(page)
+    assert post(ward, "/case/read", study=STUDY, seen=seen).headers["location"] == "/"
+    assert read_by(ward) == "local"
+    assert "A new image" not in words(get(ward).text)
+
+
+def test_what_is_said_of_one_image_does_not_mark_a_later_one_as_read(ward):
+    id_ = ward.film(1, 0.2, StudyInstanceUID=STUDY)
+    late = ward.film(2, 0.9, StudyInstanceUID=STUDY)
+    side = post(ward, "/case/say", image=id_, label="NORMAL", seen=1).text
+    assert "A new image came meanwhile: the study is not read. Show it" in words(side)
+    assert f"&amp;image={late}" in side
+    assert seen_of(side) == {"1"}, "the page around it shows one image still"
+    assert truths(ward) == {id_: {"local": "NORMAL"}}
+    assert read_by(ward) is None
+    [query] = re.findall('data-query="([^"]+)"', side)
+    side = ward.web.client.get(f"/case/side?{unescape(query)}", headers=BROWSER).text
+    assert seen_of(side) == {"1"}, "nor does a refresh of the side show the other"
+    answer = post(ward, "/case/say", htmx=False, image=id_, label=UNSURE, seen=1)
+    assert answer.headers["location"].endswith(f"&image={id_}&late=1")
+    assert read_by(ward) is None
+    side = post(ward, "/case/say", image=late, label="PNEUMONIA", seen=2).text
+    assert "A new image" not in words(side)
+    assert read_by(ward) == "local"
+
+
+def test_a_change_and_its_event_are_kept_together_or_not_at_all(ward, monkeypatch):
+    def fail(*_, **__):
+        raise TransientError("the disk is full")
+
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    monkeypatch.setattr("medd_web.audit.add_event", fail)
+    assert post(ward, "/case/say", image=id_, label="NORMAL").status_code == 503
+    assert post(ward, "/case/read", study=STUDY).status_code == 503
+    assert ward.web.client.post("/api/v1/annotations", json={"uid": str(id_), "label": "NORMAL"}).status_code == 503
+    assert (truths(ward), read_by(ward)) == ({}, None)
+
+
+def test_only_what_changes_something_is_an_event_and_names_the_study(ward):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    for data in ({}, {}, {"unread": 1}, {"unread": 1}):
+        assert post(ward, "/case/read", study=str(id_), **data).status_code == 303
+    post(ward, "/case/undo", image=id_)
+    assert audited(ward) == [("study_read", STUDY, "", ""), ("study_read", STUDY, "", "unread")]
+
+
+def test_next_leads_on_from_any_place_of_a_long_list(ward):
+    inserter = InstanceInserter(ward.database, CLASSIFY)
+    now = datetime.now(UTC)
+    inserter.add([instance_row(n, received_at=now - timedelta(minutes=1, seconds=-n / 100)) for n in range(600)])
+    inserter.close()
+    answer = ward.web.client.get("/case/next?study=1.2.1.550", headers=BROWSER)
+    assert answer.headers["location"] == "/case?study=1.2.1.551"
+    assert ward.web.client.get("/case/next?study=1.2.1.599", headers=BROWSER).headers["location"] == "/"
+
+
 def test_next_leads_down_the_list_and_leaves_the_study_where_it_is(ward):
     for seed, (uid, p) in enumerate((("1.2.1", 0.7), ("1.2.2", 0.9), ("1.2.3", 0.8))):
         ward.film(seed, p, StudyInstanceUID=uid, size=64)
@@ -400,6 +492,22 @@ def test_who_looks_at_a_case_is_on_record_before_it_is_shown_once_for_a_visit(wa
     assert audited(ward) == [("case_seen", STUDY, str(id_), "")]
     get(ward)
     assert len(audited(ward)) == 2
+
+
+@pytest.mark.parametrize(("part", "named"), [("side", True), ("trail", False)])
+def test_who_asks_for_a_part_of_the_page_alone_is_on_record_once(ward, part, named):
+    id_ = ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    for _ in range(2):
+        assert ward.web.client.get(f"/case/{part}?study={STUDY}").status_code == 200
+    assert audited(ward) == [("case_seen", STUDY, str(id_) if named else "", "")]
+
+
+def test_the_parts_of_a_page_are_one_visit(ward):
+    ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    get(ward)
+    for part in ("side", "trail"):
+        ward.web.client.get(f"/case/{part}?study={STUDY}")
+    assert len(audited(ward)) == 1
 
 
 def test_who_asks_for_the_pixels_alone_is_on_record_too(ward):

@@ -220,6 +220,14 @@ def test_a_list_that_is_looked_at_again_and_again_is_one_event(ward, monkeypatch
     assert listed == ["?q=P1", ""]
 
 
+def test_who_asks_for_the_rows_alone_is_on_record_too(ward, monkeypatch):
+    monkeypatch.setattr("medd_web.worklist._LISTED", Lately(600))
+    for path in ("/worklist/rows?q=P1", "/worklist/rows?q=P1", "/?q=P1"):
+        get(ward, path)
+    with ward.database.read() as connection:
+        assert [e["detail"] for e in find_events(connection, EventFilter(action="studies_listed"))] == ["?q=P1"]
+
+
 # -- changes -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from medd.records import UNSURE
 from medd.registry import annotate
 from medd.store.annotations import list_annotations
+from medd.store.studies import find_study
 from medd_web import audit
 from medd_web.api.listing import Listing, Moment, Page, RowId, Source, Word, answer, asked
 from medd_web.api.lookup import Key, find_one, study_of
@@ -60,6 +61,14 @@ class Saying(BaseModel):
         examples=["NORMAL"],
     )
     comment: Word = Field("", description="A sentence more.", examples=["a nipple shadow"])
+    images: int | None = Field(
+        None,
+        ge=1,
+        lt=1 << 31,
+        description="How many images of the study you saw, as `images` of the study told. Where it has others by now, "
+        "what you say is kept, and the study is not marked as read.",
+        examples=[1],
+    )
 
 
 class Said(BaseModel):
@@ -68,6 +77,7 @@ class Said(BaseModel):
     instance_id: int = Field(examples=[17])
     reader: str = Field(description="In whose name.", examples=["anna"])
     new: bool = Field(description="False where the reader had said so already.")
+    read: bool = Field(description="Whether the study counts as read now.")
 
 
 @router.get("/annotations", response_model=Annotations, responses=listed(AnnotationRow), summary="What readers said")
@@ -110,11 +120,16 @@ def say(
     with context.database.read() as connection:
         instance_id = find_one(connection, said.uid)
         study = study_of(connection, instance_id)
-    desk = context.models
-    audit.record(context, request, user, audit.Action.ANNOTATED, study=study, instance=instance_id, detail=said.label)
     one = annotate.Said(str(instance_id), said.label, user.name, said.comment)
-    new = annotate.annotate(context.database, desk.spec, [one])
-    return {"instance_id": instance_id, "reader": user.name, "new": bool(new)}
+    labels = annotate.labels_on_duty(context.database, context.models.spec)
+    told: dict[str, Any] = {"study": study, "instance": instance_id, "detail": said.label}
+    with context.database.write() as connection:
+        new = annotate.annotate_in(connection, labels, [one], said.images)
+        if new:
+            audit.record_in(connection, request, user, audit.Action.ANNOTATED, **told)
+        row = find_study(connection, study)
+    is_read = row is not None and row["read_at"] is not None
+    return {"instance_id": instance_id, "reader": user.name, "new": bool(new), "read": is_read}
 
 
 @router.delete("/annotations/{key}", status_code=204, responses=missing(), summary="Take back what you said")
@@ -128,6 +143,8 @@ def take_back(
     with context.database.read() as connection:
         instance_id = find_one(connection, key)
         study = study_of(connection, instance_id)
-    audit.record(context, request, user, audit.Action.ANNOTATED, study=study, instance=instance_id, detail="withdrawn")
-    if not annotate.withdraw(context.database, str(instance_id), user.name):
-        raise HTTPException(404, "you say nothing of this image")
+    told: dict[str, Any] = {"study": study, "instance": instance_id, "detail": "withdrawn"}
+    with context.database.write() as connection:
+        if not annotate.withdraw_in(connection, str(instance_id), user.name):
+            raise HTTPException(404, "you say nothing of this image")
+        audit.record_in(connection, request, user, audit.Action.ANNOTATED, **told)
