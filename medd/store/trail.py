@@ -4,10 +4,12 @@ Nothing is written for it. Where a step leaves no time of its own (a refusal aft
 place among the others is known and its time is not.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from os.path import commonprefix
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +40,8 @@ from medd.store.tables import (
 _TOLD_OTHERWISE = ("annotated", "study_read")
 #: Storage commitment is asked for this long after what it is about, at most.
 _COMMITMENT_WITHIN = timedelta(days=7)
+#: So many objects at most are looked for one by one.
+_MANY = 32
 
 
 class What(StrEnum):
@@ -186,7 +190,7 @@ def _worked_on(connection: Connection, image: Any, work: Any) -> Iterator[Step]:
 
 def _from(origin: str) -> str:
     scheme, _, rest = origin.partition(":")
-    named = {"dicom": "{} over DICOM", "dicomweb": "{} by DICOMweb", "file": "the file {}", "web": "{} in the browser"}
+    named = {"dicom": "{} over DICOM", "dicomweb": "{} by DICOMweb", "file": "the file {}", "upload": "{}, uploaded"}
     return named.get(scheme, f"{scheme} {{}}").format(rest.removeprefix("//")) if rest else origin
 
 
@@ -276,10 +280,15 @@ def _delivery(row: Any) -> Step:
 
 
 def _commitments(connection: Connection, uids: set[str], since: datetime, until: datetime) -> Iterator[Step]:
-    """Storage commitment about objects of the case. A transaction holds its objects as JSON: the times come first."""
+    """Storage commitment about objects of the case, which a transaction holds as JSON: few of them are to be parsed."""
     c = commitment.c
-    between = c.created_at.between(since, until)
-    for row in connection.execute(commitment.select().where(between).order_by(c.id)):
+    text = sa.cast(c.objects, sa.Text)
+    # What many objects have in common says less, but is looked for once.
+    looked_for = uids if len(uids) <= _MANY else {commonprefix(sorted(uids))}  # noqa: RUF071
+    written = (json.dumps(uid)[1:-1] for uid in looked_for)
+    may_be_about = sa.or_(sa.false(), *(text.contains(part, autoescape=True) for part in written))
+    wanted = c.created_at.between(since, until) & may_be_about
+    for row in connection.execute(commitment.select().where(wanted).order_by(c.id)):
         about = [uid for _, uid in row.objects if uid in uids]
         if not about:
             continue

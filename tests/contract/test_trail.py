@@ -241,6 +241,23 @@ def test_storage_commitment_of_both_directions_is_told(site):
     ]
 
 
+def test_storage_commitment_about_one_of_many_images_is_found(site):
+    for number in range(40):
+        site.receive(number, study_instance_uid="1.2.1.1", received_at=EPOCH)
+    commitments = Commitments(site.database)
+    commitments.offer("1.5.1", "CR1", [("1.2.840.10008.5.1.4.1.1.1", "1.2.3.39")])
+    commitments.offer("1.5.2", "CR1", [("1.2.840.10008.5.1.4.1.1.1", "1.2.3.40")])
+    with site.database.write() as connection:
+        connection.execute(commitment.update().values(created_at=LATE))
+    asked = [step.facts["transaction_uid"] for step in site.steps("1.2.1.1") if step.what is What.COMMITMENT]
+    assert asked == ["1.5.1"]
+
+
+def test_an_uploaded_image_is_told_as_such(site):
+    site.receive(1, origin="upload://anna@10.0.0.9/chest.png")
+    assert ("received", "received from anna@10.0.0.9/chest.png, uploaded") in site.told(1)
+
+
 def test_who_has_read_and_seen_a_case_is_told(site):
     id_ = site.receive(1)
     with site.database.write() as connection:
