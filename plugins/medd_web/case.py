@@ -223,7 +223,7 @@ def undo(
     """Take back what a reader said of an image."""
     context = get_context(request)
     shown = find_image(context, image)
-    told = {"study": shown.study, "instance": image, "detail": "taken back"}
+    told: dict[str, Any] = {"study": shown.study, "instance": image, "detail": "taken back"}
     with context.database.write() as connection:
         if taking.withdraw_in(connection, str(image), user.name):
             record_in(connection, request, user, Action.ANNOTATED, **told)
