@@ -20,8 +20,9 @@ from medd.testing import stub_bundle
 from tests.support import ROOT, Daemon, PostgresServer, free_port, require, wait_until
 
 #: Longest wait for anything to come back, seconds.
-PATIENCE_S = 120.0
-LEASE_S, STUCK_S = 3.0, 10.0
+PATIENCE_S = 180.0
+#: The latter is more than a worker takes to load its decoders on a machine that is busy with other things.
+LEASE_S, STUCK_S = 3.0, 30.0
 SETTINGS = """
 [listener]
 network_timeout_s = 5

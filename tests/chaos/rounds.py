@@ -45,6 +45,14 @@ class Report:
         return "\n".join(lines)
 
 
+def _log_of(rig: Rig) -> str:
+    """The end of the daemon's log without what tells that all is well, and who is alive."""
+    dull = ("event=instance.", "event=delivery.sent", "event=association.ended", "event=store.refused")
+    lines = [line for line in rig.daemon.log.read_text().splitlines() if not any(word in line for word in dull)]
+    alive = rig.daemon.children() if rig.daemon.process is not None else {}
+    return "\n".join([*lines[-60:], f"alive: {alive}"])
+
+
 def run(
     folder: Path,
     kind: str,
@@ -86,7 +94,7 @@ def run(
             told(f"{kind} round {number + 1}: clean, {report.answered} images so far")
         assert rig.daemon.stop() == 0
     except BaseException:
-        told(rig.daemon.log.read_text()[-4000:])
+        told(_log_of(rig))
         raise
     finally:
         rig.close()
