@@ -21,7 +21,7 @@ _REFUSAL = "a NUL is no text"
 
 
 class TextOnly:
-    """Refuses requests with a NUL in what ought to be text (400)."""
+    """Refuses requests with a NUL in what ought to be text (422)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class TextOnly:
             return
         request = Request(scope)
         if "\0" in scope["path"] or _IN_FORM.search(scope["query_string"]):
-            await problems.answer(request, 400, _REFUSAL)(scope, receive, send)
+            await problems.answer(request, 422, _REFUSAL)(scope, receive, send)
             return
         if scope["path"].startswith(LARGE):
             await self._app(scope, receive, send)
@@ -46,7 +46,7 @@ class TextOnly:
             message = await receive()
             piece = tail + message.get("body", b"")
             if wrong.search(piece):
-                raise HTTPException(400, _REFUSAL)
+                raise HTTPException(422, _REFUSAL)
             tail = piece[-_OVERLAP:]
             return message
 

@@ -155,9 +155,10 @@ def test_of_a_study_with_too_many_images_the_one_that_decides_is_among_those_sho
 def test_a_case_is_found_by_what_names_one_of_its_images(ward):
     first = ward.film(1, 0.9, StudyInstanceUID=STUDY, SOPInstanceUID="1.2.3.4")
     assert get(ward, "1.2.3.4").headers["location"] == f"/case?study={STUDY}&image={first}"
-    for key in ("nothing", "1.2.3.5", "%00", "0" * 64):
+    for key in ("nothing", "1.2.3.5", "0" * 64):
         assert get(ward, key).status_code == 404
-    assert get(ward, "x" * 201).status_code == 422
+    for key in ("x" * 201, "%00"):
+        assert get(ward, key).status_code == 422
 
 
 def test_an_image_file_is_a_case_too(ward):
@@ -367,7 +368,7 @@ def test_without_scripts_the_page_comes_again(ward):
     [
         ({"image": 1, "label": "FRACTURE"}, 400),
         ({"image": 1, "label": ""}, 422),
-        ({"image": 1, "label": "NOR\0MAL"}, 400),
+        ({"image": 1, "label": "NOR\0MAL"}, 422),
         ({"image": 1, "label": "NORMAL", "comment": "x" * 501}, 422),
         ({"image": 77, "label": "NORMAL"}, 404),
         ({"image": 0, "label": "NORMAL"}, 422),

@@ -43,7 +43,7 @@ ADDRESSES = ("/?origin=a%00b", "/worklist/rows?origin=%00", "/audit?account=%00"
 
 def test_a_nul_in_an_address_is_a_mistake_of_who_asks(web, caplog):
     for path in ADDRESSES:
-        assert web.client.get(path).status_code == 400, path
+        assert web.client.get(path).status_code == 422, path
     assert "fault" not in caplog.text
 
 

@@ -140,14 +140,14 @@ def test_the_list_is_filtered_by_what_the_address_says(ward):
 
 
 @pytest.mark.parametrize(
-    "query", ["status=perfect", "since=yesterday", "read=perhaps", "status=", "q=%00", "q=%F0%9F%98%80", "q=%27%3B--"]
+    "query", ["status=perfect", "since=yesterday", "read=perhaps", "status=", "q=%F0%9F%98%80", "q=%27%3B--"]
 )
 def test_a_word_that_is_not_known_is_no_error(ward, query):
     ward.film(1, 0.9)
     assert len(patients(ward, f"/?{query}")) == (0 if query.startswith("q=") else 1)
 
 
-@pytest.mark.parametrize("query", ["page=0", "page=x", "page=100001", "q=" + "x" * 201])
+@pytest.mark.parametrize("query", ["page=0", "page=x", "page=100001", "q=%00", "q=" + "x" * 201])
 def test_what_cannot_be_meant_is_refused(ward, query):
     assert ward.web.client.get(f"/?{query}").status_code == 422
 
