@@ -1,7 +1,7 @@
 """What crosses a stage border: frozen records and the words for their states."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -101,9 +101,9 @@ class InstanceHeader:
     #: (0002,0010) Transfer Syntax UID.
     transfer_syntax_uid: str = ""
     #: (0010,0020) Patient ID. Never logged.
-    patient_id: str = ""
+    patient_id: str = field(default="", repr=False)  # what is shown in a trace or an error names nobody
     #: (0008,0050) Accession Number.
-    accession_number: str = ""
+    accession_number: str = field(default="", repr=False)
     #: (0008,0060) Modality: CR, DX, RG, …
     modality: str = ""
     #: (0018,0015) Body Part Examined.
@@ -272,8 +272,8 @@ class StudyReport:
     #: When the newest of the results was made.
     created_at: datetime
     #: Never logged.
-    patient_id: str
-    accession_number: str
+    patient_id: str = field(repr=False)
+    accession_number: str = field(repr=False)
     images: tuple[ImageResult, ...]
 
 

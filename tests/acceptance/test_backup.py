@@ -18,6 +18,8 @@ from medd.store.tables import instance
 from medd.testing import cheap_series, stub_bundle, write_stub_plugin
 from tests.support import Daemon, PostgresServer, RawSender, require, running, uid_in, wait_until
 
+pytestmark = pytest.mark.timeout(900)
+
 #: More than are ever sent.
 MANY = 100_000
 
