@@ -18,11 +18,22 @@
 Messages name the file or the UID and the reason, and end with what was found: "… Received: …".
 """
 
-from typing import Self
+from typing import Any
 
 
 class MeddError(Exception):
     """The root: whatever derives from it is expected, and is shown as one line."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is, whatever its constructor takes: it may be raised in one process and read in another."""
+        return _restore, (type(self), self.args, vars(self))
+
+
+def _restore(kind: type[MeddError], args: tuple[Any, ...], values: dict[str, Any]) -> MeddError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(values)
+    return error
 
 
 class SettingsError(MeddError):
@@ -47,10 +58,6 @@ class InputError(MeddError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Pickled with its reason: it is raised in one process and read in another."""
-        return type(self), (self.reason, str(self))
 
 
 class NotAssessable(InputError):
