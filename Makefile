@@ -52,7 +52,7 @@ sbom: setup build/tools/.done
 # A known flaw fails. Where the advisory database cannot be reached, or knows not one of our packages, that is said.
 audit: setup build/tools/.done
 	@$(BIN)/python -m pip freeze --exclude-editable >build/installed.txt; rm -f build/audit.json
-	-@build/tools/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip --progress-spinner off \
+	-@timeout 300 build/tools/bin/pip-audit --requirement build/installed.txt --no-deps --disable-pip --progress-spinner off \
 		--timeout 10 --format json --output build/audit.json 2>build/audit.log
 	@$(BIN)/python .ci/audited.py build/audit.json
 
