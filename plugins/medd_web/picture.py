@@ -4,6 +4,7 @@ Decoding costs memory and time, and anybody who may see a case may ask for it: f
 and the rest are told to come again.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
 
+from medd.errors import TransientError
 from medd.store.cases import CaseImage, find_images
 from medd.store.repository import find_attachments
 from medd_web.actions import Action
@@ -26,6 +28,7 @@ from medd_web.context import DECODING, Context, get_context
 from medd_web.heavy import Heavy
 from medd_web.lately import Lately
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
 #: Requests that wait for their turn to be decoded.
@@ -71,6 +74,9 @@ def _decode(context: Context, what: str, image: CaseImage) -> bytes:
     if image.is_purged:
         raise HTTPException(410, "it was deleted here, as old images are; its results stay, the archive may have it")
     made = context.decoders.call((what, context.spool.path(image.sha256, image.media_type), image.media_type))
+    if isinstance(made, TransientError):
+        log.error("an image cannot be shown: %s", made, extra={"event": "web.failed", "reason": type(made).__name__})
+        raise HTTPException(503, "the image cannot be read at this moment", {"Retry-After": "5"})
     if isinstance(made, Exception):
         raise made
     return bytes(made)
