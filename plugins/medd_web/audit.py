@@ -3,6 +3,8 @@
 An event is committed before what it tells of is shown: where it cannot be kept, nothing is shown.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -17,7 +19,7 @@ from medd_web.context import Context
 if TYPE_CHECKING:
     from medd_web.auth import User
 
-__all__ = ["Action", "record", "record_in"]
+__all__ = ["Action", "attempt", "record", "record_in"]
 
 
 def record(
@@ -64,3 +66,18 @@ def record_in(
     """The same in the transaction of a change: both are kept, or neither."""
     name, address = user.name if user else "", address_of(request)
     add_event(connection, Event(name, action, outcome, address, study, str(instance), detail))
+
+
+@contextmanager
+def attempt(context: Context, request: Request, user: "User", action: str, detail: str) -> Iterator[None]:
+    """Keep what became of a change that is made in transactions of others: a success, or a failure where it raises.
+
+    For changes that keep by themselves who made them and why (`medd.registry`): this event comes after them, and is
+    missing where the process dies between the two.
+    """
+    outcome = AuditOutcome.FAILED
+    try:
+        yield
+        outcome = AuditOutcome.SUCCESS
+    finally:
+        record(context, request, user, action, detail=detail, outcome=outcome)

@@ -206,7 +206,7 @@ def say(
     shown = find_image(context, image)
     said = taking.Said(str(image), label, user.name, comment.strip())
     labels = taking.labels_on_duty(context.database, _spec(context))
-    with context.database.write() as connection:
+    with context.write() as connection:
         if taking.annotate_in(connection, labels, [said], seen):
             record_in(connection, request, user, Action.ANNOTATED, study=shown.study, instance=image, detail=label)
     return _after(request, user, asked, shown, seen)
@@ -224,7 +224,7 @@ def undo(
     context = get_context(request)
     shown = find_image(context, image)
     told: dict[str, Any] = {"study": shown.study, "instance": image, "detail": "taken back"}
-    with context.database.write() as connection:
+    with context.write() as connection:
         if taking.withdraw_in(connection, str(image), user.name):
             record_in(connection, request, user, Action.ANNOTATED, **told)
     return _after(request, user, asked, shown, seen)
@@ -245,7 +245,7 @@ def read(
     """
     context = get_context(request)
     key = _find(context, study).study
-    with context.database.write() as connection:
+    with context.write() as connection:
         if unread:
             is_changed = mark_unread(connection, key)
         else:

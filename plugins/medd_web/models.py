@@ -268,9 +268,9 @@ def _find(context: Context, ref: str) -> ModelVersion:
 
 def _change(request: Request, user: User, what: str, why: str, do: Callable[[], object]) -> Response:
     """Do it, on record; where it is refused, the page says why."""
-    audit.record(get_context(request), request, user, audit.Action.MODEL_CHANGED, detail=f"{what}: {why}")
     try:
-        do()
+        with audit.attempt(get_context(request), request, user, audit.Action.MODEL_CHANGED, f"{what}: {why}"):
+            do()
     except TransientError:
         raise
     except MeddError as error:

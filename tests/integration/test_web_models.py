@@ -113,11 +113,11 @@ def test_promoting_rolling_back_and_the_shadow_go_by_the_desk_and_are_on_record(
     assert on_duty(web) == {"champion": "stub/1"}
     with web.database.read() as connection:
         events = list(find_events(connection, EventFilter(action="model_changed")))
-    assert [event["detail"] for event in events] == [
-        "rollback: it misses findings",
-        "promote stub/2: better on our films",
-        "withdraw: the trial is over",
-        "candidate stub/2: a trial",
+    assert [(event["detail"], event["outcome"]) for event in events] == [
+        ("rollback: it misses findings", "success"),
+        ("promote stub/2: better on our films", "success"),
+        ("withdraw: the trial is over", "success"),
+        ("candidate stub/2: a trial", "success"),
     ]
     told = text_of(get(web, "/models").text)
     assert "stub/1 put on duty again local it misses findings" in told
@@ -143,6 +143,12 @@ def test_what_is_refused_says_why_on_the_page(web):
     nothing = post(web, "rollback", why="back")
     assert nothing.status_code == 409
     assert "nothing to go back to" in nothing.text
+    with web.database.read() as connection:
+        events = list(find_events(connection, EventFilter(action="model_changed")))
+    assert [(event["detail"], event["outcome"]) for event in events] == [
+        ("rollback: back", "failed"),
+        ("promote stub/2: better", "failed"),
+    ]
 
 
 def test_a_plugin_that_objects_keeps_a_model_off_duty(tmp_path):

@@ -123,7 +123,7 @@ def say(
     one = annotate.Said(str(instance_id), said.label, user.name, said.comment)
     labels = annotate.labels_on_duty(context.database, context.models.spec)
     told: dict[str, Any] = {"study": study, "instance": instance_id, "detail": said.label}
-    with context.database.write() as connection:
+    with context.write() as connection:
         new = annotate.annotate_in(connection, labels, [one], said.images)
         if new:
             audit.record_in(connection, request, user, audit.Action.ANNOTATED, **told)
@@ -144,7 +144,7 @@ def take_back(
         instance_id = find_one(connection, key)
         study = study_of(connection, instance_id)
     told: dict[str, Any] = {"study": study, "instance": instance_id, "detail": "withdrawn"}
-    with context.database.write() as connection:
+    with context.write() as connection:
         if not annotate.withdraw_in(connection, str(instance_id), user.name):
             raise HTTPException(404, "you say nothing of this image")
         audit.record_in(connection, request, user, audit.Action.ANNOTATED, **told)

@@ -139,8 +139,8 @@ def promote(
     """Put a model on duty after a trial; workers take it between two batches. `medd models promote`."""
     model = _find(context, f"{name}/{version}")
     detail = f"promote {model.ref}: {said.why}"
-    audit.record(context, request, user, audit.Action.MODEL_CHANGED, detail=detail)
-    return {"model": context.models.promote(model.ref, user.name, said.why).ref}
+    with audit.attempt(context, request, user, audit.Action.MODEL_CHANGED, detail):
+        return {"model": context.models.promote(model.ref, user.name, said.why).ref}
 
 
 @router.post(
@@ -157,9 +157,10 @@ def rollback(
 ) -> Any:
     """Put the model on duty again that the present one replaced: `medd models rollback`."""
     desk = context.models
-    audit.record(context, request, user, audit.Action.MODEL_CHANGED, detail=f"roll back: {said.why}")
+    change = changes.Change(user.name, said.why)
     try:
-        back = changes.rollback(desk.database, desk.spec.name, desk.manager, changes.Change(user.name, said.why))
+        with audit.attempt(context, request, user, audit.Action.MODEL_CHANGED, f"rollback: {said.why}"):
+            back = changes.rollback(desk.database, desk.spec.name, desk.manager, change)
     except SettingsError as error:
         raise HTTPException(409, str(error)) from None
     return {"model": back.ref}
