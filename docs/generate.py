@@ -1,6 +1,7 @@
 """Writes the pages of `PAGES` from the code; a test checks that they are up to date."""
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,9 @@ def hooks() -> str:
     text = f"# Hooks\n\n{NOTE}\n{inspect.getdoc(hookspecs)}\n"
     for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
         if hasattr(function, "medd_spec"):
-            text += f"\n## {name}\n\n`{name}{inspect.signature(function)}`\n\n{inspect.getdoc(function)}\n"
+            # Records by the name that plugins import.
+            signature = re.sub(r"(medd\.records)\.\w+\.", r"\1.", str(inspect.signature(function)))
+            text += f"\n## {name}\n\n`{name}{signature}`\n\n{inspect.getdoc(function)}\n"
     for record in (ClassifierSpec, ServiceSpec, Service):
         text += f"\n## {record.__name__}\n\n```python\n{inspect.getsource(record)}```\n"
     for title, words in (("Status", Status), ("Reason", Reason)):
