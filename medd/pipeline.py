@@ -254,7 +254,7 @@ def build_worker(settings: Settings, index: int) -> Worker:
     )
     decoders.start()
     stage = ClassifyStage(duty.champion, spool, queue, manager, decoders.map, duty)
-    return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s, stuck_s=wanted.stuck_s)
+    return Worker(queue, CLASSIFY, stage, batch_size=wanted.batch_size, poll_s=wanted.poll_s)
 
 
 def has_deliverer(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from medd import hookspecs
+from medd import hookspecs, stuck
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec, Service, ServiceSpec
 from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Verdict, is_storable
@@ -169,7 +169,8 @@ def admit(manager: pluggy.PluginManager, header: InstanceHeader) -> Verdict:
         PluginError: A stranger's rule failed; the image is neither admitted nor refused.
     """
     try:
-        verdict = manager.hook.admit_instance(header=header)
+        with stuck.bounded("a plugin in admit_instance"):
+            verdict = manager.hook.admit_instance(header=header)
     except Exception as error:  # a stranger's rule may raise anything
         log.exception("a plugin failed in admit_instance", extra={"event": "plugin.failed"})
         raise PluginError(f"plugin: admit_instance raised {type(error).__name__}") from error
@@ -221,7 +222,8 @@ def tell(manager: pluggy.PluginManager, hook: str, **facts: object) -> None:
     """Tell every plugin a fact that is already committed; one that raises is logged and harms nothing."""
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         try:
-            implementation.function(*(facts[name] for name in implementation.argnames))
+            with stuck.bounded(f"plugin {implementation.plugin_name!r} in {hook}"):
+                implementation.function(*(facts[name] for name in implementation.argnames))
         except Exception:  # the fact is committed: a listener's fault must not fail the job
             log.exception("plugin failed in %s", hook, extra={"event": "plugin.failed"})
 

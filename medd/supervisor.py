@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
-from medd import pipeline, plugins
+from medd import pipeline, plugins, stuck
 from medd.errors import SettingsError
 from medd.settings import Settings
 from medd.store.database import Database
@@ -199,6 +199,7 @@ def run_stage(settings: Settings, stage: str, index: int, *, supervised: bool) -
         threading.Thread(target=_wait_for_orphanage, args=(stop,), daemon=True).start()
     else:
         lock_stage(settings, stage)
+    stuck.watch(settings.worker.stuck_s)
     if stage == "receive":
         receiver = pipeline.build_receiver(settings)
         folders = ", ".join(str(Path(settings.under_home(inbox.path))) for inbox in settings.inbox)

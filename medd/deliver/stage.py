@@ -11,7 +11,7 @@ import pluggy
 from pydicom import Dataset
 from sqlalchemy import Connection
 
-from medd import plugins
+from medd import plugins, stuck
 from medd.deliver.destination import Destination, Objects, Sent
 from medd.errors import InputError, PeerRefused, TransientError
 from medd.queue.base import backoff_s
@@ -204,7 +204,9 @@ class Deliverer:
         failure: Exception | None = None
         if report is not None:
             try:
-                for one in lane.destination.send(report, _Ours(self._make_objects(report)), known):
+                objects = _Ours(self._make_objects(report))
+                sending = lane.destination.send(report, objects, known)
+                for one in stuck.bounded_each(sending, f"destination {claimed.destination!r}"):
                     taken.append(one)  # one by one: what came before an error stays
             except (TransientError, PeerRefused, InputError) as error:
                 failure = error

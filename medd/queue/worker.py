@@ -1,12 +1,11 @@
 """The loop of every worker: claim → handle → acknowledge, with a heartbeat beside it."""
 
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from medd import stuck
 from medd.errors import TransientError
 from medd.queue.sql import SqlQueue
 from medd.records import Job
@@ -15,8 +14,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds to wait when the database is away.
 AWAY_S = 1.0
-#: What the process ends with when a batch never does: EX_SOFTWARE of sysexits(3).
-STUCK_EXIT_CODE = 70
 
 
 class Stage(Protocol):
@@ -45,19 +42,13 @@ class Worker:
         stage: Does them.
         batch_size: Jobs claimed at once.
         poll_s: Seconds between looks at an empty queue.
-        stuck_s: Seconds after which a batch that is still in work ends this process: a thread that hangs in a model's
-            code cannot be stopped otherwise, and its heartbeat would keep the jobs for ever.
     """
 
-    def __init__(
-        self, queue: SqlQueue, kind: str, stage: Stage, *, batch_size: int, poll_s: float, stuck_s: float = 900
-    ) -> None:
+    def __init__(self, queue: SqlQueue, kind: str, stage: Stage, *, batch_size: int, poll_s: float) -> None:
         self._queue, self._kind, self._stage = queue, kind, stage
-        self._batch_size, self._poll_s, self._stuck_s = batch_size, poll_s, stuck_s
+        self._batch_size, self._poll_s = batch_size, poll_s
         self._stop = threading.Event()
         self._held: tuple[str, ...] = ()
-        #: Since when the batch in hand is being worked on, by `time.monotonic`; None while none is.
-        self._since: float | None = None
 
     def stop(self) -> None:
         """Stop after the jobs in hand."""
@@ -92,34 +83,26 @@ class Worker:
 
     def _work(self, jobs: Sequence[Job]) -> None:
         self._held = tuple({job.lease_token for job in jobs})
-        self._since = time.monotonic()
         try:
-            commit = self._stage.handle(jobs)
+            with stuck.bounded("a batch"):
+                commit = self._stage.handle(jobs)
             while True:
                 try:
-                    # Plugins are told in it, and may never return; while the database is away it ends each time.
-                    self._since = time.monotonic()
                     commit()
                     return
                 except TransientError as error:
-                    self._since = None
                     log.warning("results wait: %s", error, extra={"event": "worker.waiting", "count": len(jobs)})
                     if self._stop.wait(AWAY_S):
                         return
         finally:
-            self._held, self._since = (), None
+            self._held = ()
 
     def _recover(self, *, own: bool = False) -> None:
         if buried := self._queue.recover(self._kind, own=own).buried:
             self._stage.bury(buried)
 
     def _beat(self) -> None:
-        interval = min(self._queue.lease_s, self._stuck_s) / 4
-        while not self._stop.wait(interval):
-            since = self._since
-            if since is not None and time.monotonic() - since > self._stuck_s:
-                log.critical("a batch does not end: leaving", extra={"event": "worker.stuck"})
-                os._exit(STUCK_EXIT_CODE)
+        while not self._stop.wait(self._queue.lease_s / 4):
             try:
                 if self._held:
                     self._queue.extend(self._held)

@@ -43,7 +43,8 @@ class WorkerSettings(Section):
     lease_s: float = Field(default=60, gt=1, le=300)
     #: Tries before a job is dead.
     max_attempts: int = Field(default=5, ge=1)
-    #: Seconds after which a worker whose batch does not end is replaced, and its images are tried again.
+    #: Seconds after which a process of the daemon is replaced in which a batch, a plugin's hook or a destination's next
+    #: object does not end; what it had in hand is tried again.
     stuck_s: float = Field(default=900, ge=10)
     #: Seconds between looks at an empty queue.
     poll_s: float = Field(default=0.2, gt=0)

@@ -63,8 +63,8 @@ def hang_model(rig: Rig, chance: random.Random) -> None:
 
 
 def hang_plugin(rig: Rig, chance: random.Random) -> None:
-    """A plugin never returns when it is told of a result; counted from there."""
-    _hang(rig, "plugin-hangs")
+    """A plugin never returns when it is told of an image, a result or a delivery; counted from there."""
+    _hang(rig, f"plugin-hangs-in-{chance.choice(('receive', 'work', 'deliver'))}")
 
 
 def _hang(rig: Rig, name: str) -> None:

@@ -44,23 +44,23 @@ def register_classifiers():
     return [ClassifierSpec(name="stub", load="tests.chaos.model:load", bundle=switch("..").resolve() / "stub-bundle")]
 
 
-def _misbehave() -> None:
+def _misbehave(stage: str) -> None:
     if switch("plugin-raises").exists():
         raise RuntimeError("a plugin of a stranger")
-
-
-@hookimpl
-def instance_received(instance, header):
-    _misbehave()
-
-
-@hookimpl
-def prediction_recorded(prediction):
-    _misbehave()
-    if take("plugin-hangs"):
+    if take(f"plugin-hangs-in-{stage}"):
         time.sleep(FOREVER_S)
 
 
 @hookimpl
+def instance_received(instance, header):
+    _misbehave("receive")
+
+
+@hookimpl
+def prediction_recorded(prediction):
+    _misbehave("work")
+
+
+@hookimpl
 def delivery_sent(delivery, report):
-    _misbehave()
+    _misbehave("deliver")

@@ -108,6 +108,7 @@ class Rig:
         self.daemon = Daemon(self.home, **environment)
         self.database = Database(url)
         self._load: subprocess.Popen[bytes] | None = None
+        self._read = self._answered = 0
         self.began = datetime.now(UTC)
 
     def start(self) -> None:
@@ -151,9 +152,13 @@ class Rig:
 
     def answered(self) -> int:
         """Images that were answered with success so far."""
-        if not self.journal.exists():
-            return 0
-        return self.journal.read_bytes().count(b'"status": "0x0000"')
+        if self.journal.exists():
+            with self.journal.open("rb") as journal:
+                journal.seek(self._read)
+                lines, _, begun = journal.read().rpartition(b"\n")
+                self._answered += lines.count(b'"status": "0x0000"')
+                self._read = journal.tell() - len(begun)
+        return self._answered
 
     # -- what it has come to -------------------------------------------------------------------------------------------
 
