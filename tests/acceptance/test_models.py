@@ -92,7 +92,7 @@ def test_a_model_that_hangs_is_left_and_its_images_are_tried_again(tmp_path: Pat
         wait_until(lambda: count(daemon, "current") == 3, timeout_s=60)
         assert daemon.children()["work"] != before
         assert daemon.query("SELECT DISTINCT attempts FROM job") == [(2,)]
-    assert "a batch does not end" in daemon.log.read_text()
+    assert "a batch: no end after 10 s: leaving" in daemon.log.read_text()
 
 
 def test_a_plugin_that_never_returns_when_it_is_told_of_a_result_is_left(tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_a_plugin_that_never_returns_when_it_is_told_of_a_result_is_left(tmp_pat
         send(daemon, 3, 0)
         wait_until(lambda: count(daemon, "current") == 3, timeout_s=60)
         assert daemon.query("SELECT DISTINCT attempts FROM job") == [(1,)]
-    assert "a batch does not end" in daemon.log.read_text()
+    assert "plugin 'slow' in prediction_recorded: no end after 10 s" in daemon.log.read_text()
