@@ -19,7 +19,8 @@ def medd(folder: Path, image: Path) -> dict:
 
     from medd import pipeline, plugins, settings
     from medd.classify import classifier
-    from medd.imaging import load, preprocess
+    from medd.imaging.pixels import load
+    from medd.imaging.preprocess import preprocess
 
     specs = plugins.classifiers(pipeline.load_plugins(settings.load(folder, None)))
     model = classifier.load(folder, specs)

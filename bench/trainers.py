@@ -19,7 +19,8 @@ def medd(spec: dict) -> dict:
 
     from medd import pipeline, plugins, settings
     from medd.classify import classifier
-    from medd.imaging import load, preprocess
+    from medd.imaging.pixels import load
+    from medd.imaging.preprocess import preprocess
     from medd.learn import train as learn
     from medd.learn.fit import classes_of, fit
     from medd.learn.options import read_options

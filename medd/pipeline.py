@@ -11,7 +11,6 @@
 
 import secrets
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,26 +20,22 @@ from medd import plugins
 from medd.deliver import kinds
 from medd.errors import PluginError, SettingsError
 from medd.ingest import admission
-from medd.ingest.commitment import CommitmentDesk
-from medd.ingest.intake import Intake
-from medd.ingest.listener import Listener
-from medd.ingest.pull import open_source
-from medd.ingest.schedule import ScheduledPulls
-from medd.ingest.watch import Inbox
-from medd.queue.base import CLASSIFY
-from medd.queue.sql import SqlQueue
-from medd.queue.worker import Worker
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
-from medd.store.outbox import Deliveries, Outbox
-from medd.store.retention import Retention, Rounds, Rules
+from medd.store.outbox import Outbox
 from medd.store.spool import Spool, write_once
 
+# Everything else is imported where it is built: each process and command loads what it needs, which is most of the time
+# that it takes to start.
 if TYPE_CHECKING:
     from medd.classify.classifier import LoadedModel
     from medd.classify.desk import ModelDesk
     from medd.deliver.stage import Deliverer
     from medd.hookspecs import Service, ServiceSpec
+    from medd.ingest.intake import Intake
+    from medd.ingest.receiver import Receiver
+    from medd.queue.worker import Worker
+    from medd.store.retention import Retention
 
 #: The parts of the daemon, each a process. Plugins bring more of them: their services.
 STAGES = ("receive", "work", "deliver")
@@ -104,8 +99,10 @@ def node_id(settings: Settings) -> str:
     return file.read_text().strip()
 
 
-def build_intake(settings: Settings, database: Database) -> Intake:
+def build_intake(settings: Settings, database: Database) -> "Intake":
     """The one door."""
+    from medd.ingest.intake import Intake
+
     spool = open_spool(settings)
     return Intake(database, spool, load_plugins(settings), outbox_of(settings, spool), settings.spool.max_waiting)
 
@@ -130,48 +127,20 @@ def open_spool(settings: Settings) -> Spool:
     return spool
 
 
-@dataclass(frozen=True, slots=True)
-class Receiver:
-    """What takes images in."""
-
-    intake: Intake
-    listener: Listener
-    inboxes: tuple[Inbox, ...]
-    #: What is fetched on a schedule.
-    pulls: ScheduledPulls
-    #: What is done with is deleted.
-    retention: Rounds
-    #: "AE@host:port", for the ready line.
-    address: str
-
-    def start(self) -> None:
-        """Take images from now on."""
-        self.listener.start()
-        for inbox in self.inboxes:
-            inbox.start()
-        self.pulls.start()
-        self.retention.start()
-
-    def is_alive(self) -> bool:
-        """Whether images are still taken in by every way."""
-        return self.listener.is_alive() and all(inbox.is_alive() for inbox in self.inboxes)
-
-    def stop(self) -> None:
-        """Finish what is coming in and stop."""
-        self.retention.stop()
-        self.pulls.stop()
-        self.listener.stop()
-        for inbox in self.inboxes:
-            inbox.stop()
-        self.intake.close()
-
-
-def build_receiver(settings: Settings) -> Receiver:
+def build_receiver(settings: Settings) -> "Receiver":
     """The listener, the watched folders and the scheduled pulls, which share one door.
 
     Raises:
         MeddError: Something of it cannot be built.
     """
+    from medd.ingest.commitment import CommitmentDesk
+    from medd.ingest.listener import Listener
+    from medd.ingest.pull import open_source
+    from medd.ingest.receiver import Receiver
+    from medd.ingest.schedule import ScheduledPulls
+    from medd.ingest.watch import Inbox
+    from medd.store.retention import Rounds, Rules
+
     database = open_database(settings)
     intake = build_intake(settings, database)
     sources = [(pull, open_source(settings, pull.source, intake, database)) for pull in settings.pull]
@@ -185,13 +154,15 @@ def build_receiver(settings: Settings) -> Receiver:
     return Receiver(intake, listener, inboxes, pulls, retention, address)
 
 
-def open_retention(settings: Settings) -> Retention:
+def open_retention(settings: Settings) -> "Retention":
     """What deletes what is done with, for a command.
 
     Raises:
         SettingsError: There is no database yet, or the spool cannot be written.
         TransientError: The database is away.
     """
+    from medd.store.retention import Retention
+
     return Retention(open_existing_database(settings), open_spool(settings))
 
 
@@ -227,7 +198,7 @@ def open_models(settings: Settings) -> "ModelDesk":
     return ModelDesk(open_database(settings), spec, specs, manager, settings.models_dir)
 
 
-def build_worker(settings: Settings, index: int) -> Worker:
+def build_worker(settings: Settings, index: int) -> "Worker":
     """A worker with the champion loaded.
 
     Args:
@@ -237,10 +208,12 @@ def build_worker(settings: Settings, index: int) -> Worker:
     Raises:
         MeddError: The database, a plugin or the model cannot be used.
     """
-    # Late: the receiver builds itself from this module too, and must not load what decodes and scores.
     from medd.classify.duty import Duty
     from medd.classify.stage import ClassifyStage
     from medd.imaging.isolated import Isolated
+    from medd.queue.base import CLASSIFY
+    from medd.queue.sql import SqlQueue
+    from medd.queue.worker import Worker
     from medd.registry.registry import find_spec
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.worker
@@ -268,11 +241,11 @@ def build_deliverer(settings: Settings) -> "Deliverer":
     Raises:
         MeddError: The database, a plugin or a destination cannot be used.
     """
-    # Late: pydicom and pynetdicom are heavy, and only this process needs them.
     from medd.deliver.build import build_destinations
     from medd.deliver.commitment import Reporter, planner
     from medd.deliver.objects import ReportObjects, codes_of
     from medd.deliver.stage import Deliverer
+    from medd.store.outbox import Deliveries
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.deliver
     destinations = build_destinations(settings, plugins.destinations(manager))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medd.errors import MeddError, ModelUnusable, NotAssessable, PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.imaging import PreprocessSpec, brightness, preprocess
+from medd.imaging.preprocess import PreprocessSpec, brightness, preprocess
 from medd.records import Attachment, Prediction, Reason
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle

@@ -17,8 +17,9 @@ from medd.classify.classifier import Input, LoadedModel, prepare
 from medd.dicom.findings import Code, captions
 from medd.dicom.headers import age_in_years, inspect_file
 from medd.errors import InputError, NotAssessable, TransientError
-from medd.imaging import PreprocessSpec, load
 from medd.imaging.overlay import capture
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec
 from medd.records import InstanceHeader, MediaType, Prediction, Reason, Status
 
 BATCH_SIZE = 32

@@ -10,7 +10,8 @@ from medd.classify.classifier import Input, prepare
 from medd.dicom.headers import age_in_years
 from medd.dicom.part10 import HEAD_BYTES, split_file
 from medd.errors import InputError, TransientError
-from medd.imaging import PreprocessSpec, load
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec
 from medd.records import MediaType
 
 # There is a process for each core already.

@@ -11,7 +11,7 @@ from medd.classify.classifier import Input, LoadedModel
 from medd.classify.duty import Duty
 from medd.classify.prepare import Order
 from medd.errors import Casualty, InputError, ModelUnusable, TransientError
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.queue.base import RESCORE_PRIORITY, JobState
 from medd.queue.sql import SqlQueue
 from medd.records import Job, MediaType, Prediction, Reason

@@ -12,8 +12,8 @@ from medd.dicom.report import structured_report
 from medd.dicom.source import BROKEN, lenient, raw_value, read_source
 from medd.errors import InputError
 from medd.hookspecs import ClassifierSpec
-from medd.imaging import load
 from medd.imaging.overlay import capture
+from medd.imaging.pixels import load
 from medd.records import PATIENT_CONFLICT, ImageResult, MediaType, Prediction, Reason, Status, StudyReport
 
 #: The kinds of objects there are.

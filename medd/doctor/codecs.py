@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from medd.dicom import samples
 from medd.doctor.finding import Finding, State
 from medd.errors import MeddError
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.ingest.listener import supported_transfer_syntaxes
 from medd.settings import Settings
 

@@ -270,7 +270,7 @@ def _decode_dicom(data: bytes, max_pixels: int) -> _Decoded:
     if kind == "PALETTE COLOR":
         painted = apply_color_lut(stored, dataset)
         return _Decoded(painted, white=int(np.iinfo(painted.dtype).max))
-    if shown_as in _GREY:
+    if shown_as in _GREY and stored.ndim == 2:
         return _Decoded(stored, dataset)
     if shown_as == "RGB" and stored.ndim == 3 and stored.dtype in (np.uint8, np.uint16):
         return _Decoded(stored, white=(1 << int(dataset.BitsStored)) - 1)

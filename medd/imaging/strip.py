@@ -19,7 +19,7 @@ from medd.records import MediaType, Reason
 def strip(data: bytes, media_type: MediaType) -> tuple[bytes, MediaType]:
     """An image file without EXIF, comments, text, profiles, thumbnails and trailing bytes.
 
-    The orientation stays, as it decides how `medd.imaging.load` turns the picture.
+    The orientation stays, as it decides how `medd.imaging.pixels.load` turns the picture.
 
     Returns:
         The file, and what it is now.

@@ -20,7 +20,8 @@ from medd import plugins
 from medd.classify.classifier import LoadedModel
 from medd.dicom.headers import inspect_file
 from medd.errors import InputError, NotAssessable, SettingsError, TransientError
-from medd.imaging import PreprocessSpec, load, preprocess
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec, preprocess
 from medd.learn.evaluate import measure
 from medd.learn.manifest import Sample, Skipped
 from medd.records import InstanceHeader, Reason

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medd.dicom.part10 import HEAD_BYTES, media_type_of, split_file
 from medd.errors import InputError, SettingsError
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.learn.manifest import Sample, Skipped, patient_in_name
 from medd.records import MediaType
 from medd.registry.bundle import file_digest

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medd.errors import InputError
-from medd.imaging import PreprocessSpec, brightness, fit, load, normalise
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec, brightness, fit, normalise
 from medd.learn.augment import Augmentation
 from medd.learn.manifest import Sample, Skipped
 
@@ -38,7 +39,7 @@ class Part:
     def inputs(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Images start … stop as the network's input, (n, size, size, channels) float32.
 
-        Of a float32 part, byte for byte what `medd.imaging.preprocess` makes of each file.
+        Of a float32 part, byte for byte what `medd.imaging.preprocess.preprocess` makes of each file.
         """
         return normalise(_unit(self.images[start:stop]), self.spec)
 

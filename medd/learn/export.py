@@ -25,7 +25,7 @@ from medd import DISCLAIMER, __version__
 from medd.dicom.deidentify import PROFILE, TABLE, deidentify_file
 from medd.dicom.pseudonyms import Pseudonyms
 from medd.errors import InputError, NotAssessable, SettingsError, TransientError
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.imaging.strip import strip
 from medd.learn.manifest import patient_in_name
 from medd.records import MediaType, Reason

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medd.errors import SettingsError
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.learn.augment import Augmentation
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medd.classify.classifier import LoadedModel
 from medd.errors import ModelUnusable
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.learn.dataset import Part
 from medd.learn.fit import Classes
 

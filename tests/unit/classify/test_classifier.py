@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medd.classify.classifier import LoadedModel, Scores, prepare
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.registry.bundle import Bundle, Calibration
 
 

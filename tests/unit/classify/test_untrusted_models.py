@@ -12,7 +12,7 @@ import pytest
 from medd.classify.classifier import load
 from medd.errors import ModelUnusable, PluginError
 from medd.hookspecs import ClassifierSpec
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
 from tests.support import ROOT

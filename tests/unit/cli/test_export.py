@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from medd.dicom.pseudonyms import KEY_FILE, load_pseudonyms
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.learn import manifest
 from medd.testing import dicom_radiograph, jpeg_radiograph
 from tests.unit.cli.test_cli import Home, home  # noqa: F401 - a fixture

@@ -16,7 +16,7 @@ from medd.dicom.jpeg import without_comments_2000
 from medd.dicom.part10 import LONG_VRS
 from medd.dicom.pseudonyms import Pseudonyms
 from medd.errors import InputError, NotAssessable
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.testing import dicom_radiograph
 from tests.support import require
 

@@ -13,7 +13,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medd.errors import InputError, NotAssessable
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.records import Reason
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from medd.dicom.samples import SAMPLES, encode
 from medd.errors import InputError, NotAssessable, TransientError
-from medd.imaging import load, load_levels
+from medd.imaging.pixels import load, load_levels
 from medd.records import Reason
 from medd.testing import dicom_radiograph, jpeg_radiograph
 from tests.unit.imaging.test_grayscale import lut, ramp

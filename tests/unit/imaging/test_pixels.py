@@ -34,7 +34,8 @@ from pydicom.uid import (
 )
 
 from medd.errors import InputError, MeddError, NotAssessable, TransientError
-from medd.imaging import load, pixels
+from medd.imaging import pixels
+from medd.imaging.pixels import load
 from medd.records import MediaType, Reason
 
 REAL_FILM = Path(__file__).parents[3] / "../shared/data/dicom/cxr_pa_jpeg_baseline.dcm"

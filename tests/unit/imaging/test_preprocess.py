@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pydantic import ValidationError
 
-from medd.imaging import PreprocessSpec, fit, normalise, preprocess
+from medd.imaging.preprocess import PreprocessSpec, fit, normalise, preprocess
 
 
 def film(rows: int, columns: int) -> np.ndarray:

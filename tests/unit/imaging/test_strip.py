@@ -9,7 +9,7 @@ import pytest
 
 from medd.dicom.jpeg import encode_orientation, exif_orientation, without_metadata
 from medd.errors import InputError
-from medd.imaging import load
+from medd.imaging.pixels import load
 from medd.imaging.strip import strip
 from medd.records import MediaType
 

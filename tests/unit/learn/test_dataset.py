@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from medd.imaging import PreprocessSpec, load
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec
 from medd.learn import manifest
 from medd.learn.augment import Augmentation
 from medd.learn.dataset import Part, ahead, batches, decode

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from medd import imaging, plugins
+from medd import plugins
 from medd.classify import classifier, oneoff
 from medd.classify.classifier import LoadedModel, Scores
 from medd.classify.oneoff import classify_files
 from medd.cli.main import app
 from medd.errors import SettingsError
+from medd.imaging import pixels
 from medd.ingest import admission
 from medd.learn import assess, manifest, report
 from medd.learn.dataset import decode
@@ -99,7 +100,7 @@ def test_no_film_is_held_while_a_model_is_asked(home, pictures, monkeypatch):
     held: list[int] = []
 
     def load_film(*arguments: Any) -> np.ndarray:
-        film = imaging.load(*arguments)
+        film = pixels.load(*arguments)
         films.append(weakref.ref(film))
         return film
 

@@ -22,7 +22,8 @@ from medd.classify.classifier import LoadedModel
 from medd.cli import train as command
 from medd.errors import ModelUnusable, NotAssessable, PluginError, SettingsError
 from medd.hookspecs import ClassifierSpec
-from medd.imaging import PreprocessSpec, load, preprocess
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import PreprocessSpec, preprocess
 from medd.learn import fit, serving
 from medd.learn import train as learn
 from medd.learn.options import OptimizerOptions, TrainOptions, read_options

@@ -7,7 +7,8 @@ import pytest
 
 from medd.classify import classifier
 from medd.hookspecs import ClassifierSpec
-from medd.imaging import load, preprocess
+from medd.imaging.pixels import load
+from medd.imaging.preprocess import preprocess
 from medd.learn import manifest
 from medd.learn.dataset import decode
 from medd.learn.evaluate import evaluate

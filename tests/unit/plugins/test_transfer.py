@@ -14,7 +14,7 @@ from medd.classify import classifier
 from medd.classify.classifier import resolve
 from medd.classify.onnx import load
 from medd.errors import SettingsError
-from medd.imaging import PreprocessSpec
+from medd.imaging.preprocess import PreprocessSpec
 from medd.learn.options import TrainOptions
 from medd.learn.train import train
 from medd_transfer import register_classifiers
