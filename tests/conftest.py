@@ -1,5 +1,6 @@
 """Fixtures that every tier shares."""
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MEDD_") and name not in ("MEDD_REQUIRE_PEERS", "MEDD_FULL"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_of_another_test() -> Iterator[None]:
+    # A command that was run in this process has sent the log to a stream that is closed afterwards.
+    yield
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if type(one) is not logging.StreamHandler]
 
 
 @pytest.fixture(scope="session")

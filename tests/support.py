@@ -150,6 +150,7 @@ class Daemon:
             "MEDD_HOME": str(home),
             "MEDD_LISTENER__PORT": str(self.port),
             "MEDD_MODEL__CLASSIFIER": classifier,
+            "MEDD_WORKER__THREADS": "1",
             "MEDD_WEB__ENABLED": "false",  # several run at once; tests of the web ask for it and for a free port
             "PYTHONUNBUFFERED": "1",
             **environment,
