@@ -1,10 +1,10 @@
 """A report as rows, for what reads JSON or CSV: the keys of `medd results`."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from medd import DISCLAIMER
 from medd.records import ImageResult, StudyReport
+from medd.rows import plain
 
 #: The keys of an image, in the order of a CSV file.
 COLUMNS = (
@@ -36,7 +36,7 @@ def as_dict(report: StudyReport) -> dict[str, Any]:
         "report": report.sop_instance_uid,
         "number": report.number,
         "predecessor": report.predecessor or None,
-        "created_at": _time(report.created_at),
+        "created_at": plain(report.created_at),
         "study_instance_uid": report.study_instance_uid,
         "patient_id": report.patient_id,
         "accession_number": report.accession_number,
@@ -54,7 +54,7 @@ def as_row(report: StudyReport, image: ImageResult) -> dict[str, Any]:
         "patient_id": report.patient_id,
         "accession_number": report.accession_number,
         "sha256": image.sha256,
-        "received_at": _time(image.received_at),
+        "received_at": plain(image.received_at),
         "status": str(image.status),
         "reason": image.reason,
         "detail": image.detail,
@@ -65,11 +65,5 @@ def as_row(report: StudyReport, image: ImageResult) -> dict[str, Any]:
         "probabilities": one and dict(one.probabilities),
         "threshold": one and one.threshold,
         "flags": list(one.flags) if one else [],
-        "scored_at": _time(one.scored_at) if one else None,
+        "scored_at": plain(one.scored_at) if one else None,
     }
-
-
-def _time(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,11 +6,11 @@ This is no measure of a model's accuracy: readers choose what they speak of, and
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
+from medd.store.planner import unindexed
 from medd.store.tables import annotation, prediction
 
 
@@ -125,10 +125,7 @@ def _count(which: ColumnElement[bool]) -> ColumnElement[int]:
 
 def _is(connection: Connection, column: ColumnElement[str], model: str) -> ColumnElement[bool]:
     """Whether a prediction is of a model; looked up by its image, not by the index of models, which finds them all."""
-    if connection.dialect.name != "sqlite":
-        return column == model
-    plus: Any = sa.sql.operators.custom_op("+")  # keeps it from SQLite's planner, as in `medd.store.repository`
-    return sa.UnaryExpression(column, operator=plus, type_=sa.String()) == model
+    return unindexed(connection, column) == model
 
 
 def _is_newest() -> ColumnElement[bool]:

@@ -231,9 +231,7 @@ class Deliveries:
         Raises:
             TransientError: The database is away.
         """
-        columns = sa.select(delivery.c.failing_since, sa.type_coerce(from_now(self.database, 0), UtcDateTime))
-        with self.database.read() as connection:
-            since, now = connection.execute(columns.where(delivery.c.id == claimed.id)).one()
+        since, now = self._beside_now(claimed, delivery.c.failing_since)
         return (now - since).total_seconds() if since else 0.0
 
     def due_in_s(self, claimed: Delivery) -> float:
@@ -242,10 +240,13 @@ class Deliveries:
         Raises:
             TransientError: The database is away.
         """
-        columns = sa.select(delivery.c.due_by, sa.type_coerce(from_now(self.database, 0), UtcDateTime))
-        with self.database.read() as connection:
-            due, now = connection.execute(columns.where(delivery.c.id == claimed.id)).one()
+        due, now = self._beside_now(claimed, delivery.c.due_by)
         return float((due - now).total_seconds())
+
+    def _beside_now(self, claimed: Delivery, moment: sa.ColumnElement[Any]) -> Any:
+        columns = sa.select(moment, sa.type_coerce(from_now(self.database, 0), UtcDateTime))
+        with self.database.read() as connection:
+            return connection.execute(columns.where(delivery.c.id == claimed.id)).one()
 
     def revive(self, ids: Sequence[int] | None = None, destination: str | None = None) -> int:
         """Bring dead deliveries back, all or some: `medd queue retry`.

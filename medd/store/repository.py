@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from medd.records import Attachment, Prediction, Status
+from medd.store.planner import unindexed
 from medd.store.tables import attachment, instance, job, prediction, results
 
 
@@ -150,8 +151,7 @@ _MANY = 5000
 def _score_columns(connection: Connection, wanted: ResultFilter) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """Label and probability, on SQLite kept from its planner where it would sort a million rows to show a hundred.
 
-    SQLite has no statistics of how values are spread. A unary plus keeps a column from being looked up in an index
-    (sqlite.org/optoverview.html), which leaves the index of the times.
+    SQLite has no statistics of how values are spread. Without the indices of the scores that of the times is left.
     """
     label, probability = results.c.label, results.c.probability
     if connection.dialect.name != "sqlite" or (wanted.label is None and wanted.min_probability is None):
@@ -165,8 +165,7 @@ def _score_columns(connection: Connection, wanted: ResultFilter) -> tuple[Column
         found = connection.scalar(sa.select(sa.func.count()).select_from(matching.limit(_MANY).subquery())) or 0
         if found < _MANY:
             return label, probability
-    plus: Any = sa.sql.operators.custom_op("+")
-    return sa.UnaryExpression(label, operator=plus), sa.UnaryExpression(probability, operator=plus)
+    return unindexed(connection, label), unindexed(connection, probability)
 
 
 def list_dead(connection: Connection, limit: int, before: int | None = None) -> Iterator[dict[str, Any]]:

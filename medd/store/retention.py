@@ -17,47 +17,31 @@ The same image sent again meanwhile takes its row of `purged` back and looks whe
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection
+from sqlalchemy import Connection
 
 from medd.errors import TransientError
-from medd.records import AuditOutcome, DeliveryState, Status
+from medd.records import AuditOutcome
 from medd.settings import RetentionSettings
 from medd.store.audit import Event, add_event
 from medd.store.database import Database
-from medd.store.outbox import study_key
+from medd.store.expiry import AT_ONCE, Expiry
 from medd.store.spool import Spool
-from medd.store.tables import (
-    UtcDateTime,
-    annotation,
-    commitment,
-    delivery,
-    instance,
-    job,
-    purged,
-    report,
-    sent,
-    study,
-)
-from medd.store.tally import lock
+from medd.store.tables import commitment, delivery, instance, job, purged, report, sent, study
 
 log = logging.getLogger(__name__)
 
 #: What came in for so long is not deleted for want of room: late images and reports may still need it.
 YOUNG = timedelta(days=1)
-#: Studies in one transaction, for which the receiver waits; and images that are looked at in one go.
-_AT_ONCE, _LOOKED_AT = 50, 1000
 #: Seconds between two transactions of the daemon's runs, and for one to end at a stop.
 _PAUSE_S, _STOP_S = 0.1, 10.0
-_DONE = (Status.SCORED, Status.NOT_ASSESSED)
 
-i, s = instance.c, study.c
-_KEY = sa.case((i.study_instance_uid != "", i.study_instance_uid), else_=i.sha256)
+i = instance.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +87,6 @@ class Outcome:
         return told + (f"; kept: {kept}" if kept else "")
 
 
-@dataclass(slots=True)
-class _Study:
-    """A study that may go."""
-
-    #: Why it stays; "" where nothing keeps it.
-    why: str = ""
-    #: Images whose bytes are here, with their sizes; how many have none any more, and how many there are.
-    here: dict[int, int] = field(default_factory=dict)
-    gone: int = 0
-    images: set[int] = field(default_factory=set)
-
-
 class Retention:
     """Deletes what is done with.
 
@@ -127,9 +99,6 @@ class Retention:
     def __init__(self, database: Database, spool: Spool, pause: Callable[[], bool] = lambda: False) -> None:
         self._database, self._spool, self._pause = database, spool, pause
         self._here = spool.id
-        self._promised: set[int] = set()
-        self._last_promise = 0
-        self._is_alone = True
 
     def run(self, rules: Rules, *, account: str = "medd", dry_run: bool = False) -> Outcome:
         """Delete by the rules; the audit trail says that it was done.
@@ -143,20 +112,18 @@ class Retention:
             TransientError: The database is away, or the spool cannot be written. Run again, it goes on.
         """
         now, outcome = datetime.now(UTC), Outcome()
-        with self._database.read() as connection:
-            others = sa.exists().where(job.c.spool.not_in(("", self._here)))
-            self._is_alone = not connection.scalar(sa.select(others))
+        expiry = Expiry(self._database, self._spool)
         if not dry_run:
             self._unlink()  # what a run that was killed had decided
         ages = [age for age in (rules.images, rules.results) if age is not None]
         if ages:
-            self._delete_images(now - min(ages), None, outcome, dry_run=dry_run)
+            self._delete_images(expiry, now - min(ages), None, outcome, dry_run=dry_run)
         if rules.spool_bytes is not None:
             # Of a dry run nothing has gone yet.
             surplus = self._stored() - rules.spool_bytes - (outcome.bytes if dry_run else 0)
-            self._delete_images(now - YOUNG, surplus, outcome, dry_run=dry_run)
+            self._delete_images(expiry, now - YOUNG, surplus, outcome, dry_run=dry_run)
         if rules.results is not None:
-            self._delete_results(now - rules.results, outcome, dry_run=dry_run)
+            self._delete_results(expiry, now - rules.results, outcome, dry_run=dry_run)
         if ages:
             self._delete_commitments(now - min(ages), outcome, dry_run=dry_run)
         if not dry_run and (outcome.images or outcome.results or outcome.commitments):
@@ -167,15 +134,19 @@ class Retention:
 
     # -- images --------------------------------------------------------------------------------------------------------
 
-    def _delete_images(self, before: datetime, surplus: int | None, outcome: Outcome, *, dry_run: bool) -> None:
+    def _delete_images(
+        self, expiry: Expiry, before: datetime, surplus: int | None, outcome: Outcome, *, dry_run: bool
+    ) -> None:
         """Delete the bytes of studies from before a moment; with `surplus`, of the oldest until so much is freed."""
         stays = ~sa.exists().where(purged.c.instance_id == i.id)
-        for keys in self._walk(stays, before):
+        for keys in expiry.walk(stays, before):
             if surplus is not None and surplus <= 0:
                 return
             with self._portion(dry_run=dry_run) as connection:
                 going: dict[int, int] = {}
-                for one in self._judge(connection, keys, before, outcome, dry_run=dry_run).values():
+                judged = expiry.judge(connection, keys, before, dry_run=dry_run)
+                outcome.kept.update(one.why for one in judged.values() if one.why)
+                for one in judged.values():
                     if one.why or not one.here or (surplus is not None and surplus <= 0):
                         continue
                     size = sum(one.here.values())
@@ -194,7 +165,7 @@ class Retention:
     def _unlink(self) -> None:
         p = purged.c
         going = sa.select(p.instance_id, i.sha256, i.media_type).join_from(purged, instance)
-        going = going.where(p.spool == self._here, ~p.gone).limit(_AT_ONCE).with_for_update(of=purged)
+        going = going.where(p.spool == self._here, ~p.gone).limit(AT_ONCE).with_for_update(of=purged)
         while True:
             with self._database.write() as connection:
                 found = connection.execute(going).all()
@@ -218,14 +189,13 @@ class Retention:
 
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def _delete_results(self, before: datetime, outcome: Outcome, *, dry_run: bool) -> None:
+    def _delete_results(self, expiry: Expiry, before: datetime, outcome: Outcome, *, dry_run: bool) -> None:
         """Delete all rows of studies from before a moment, of which no bytes are left."""
         # A dry run has left them where they are.
         none = sa.true() if dry_run else sa.exists().where((purged.c.instance_id == i.id) & purged.c.gone)
-        quiet = Outcome()  # what stays was told of with the images
-        for keys in self._walk(none, before):
+        for keys in expiry.walk(none, before):
             with self._portion(dry_run=dry_run) as connection:
-                judged = self._judge(connection, keys, before, quiet, dry_run=dry_run)
+                judged = expiry.judge(connection, keys, before, dry_run=dry_run)
                 going = {
                     key: one
                     for key, one in judged.items()
@@ -251,91 +221,8 @@ class Retention:
             else:
                 outcome.commitments = connection.execute(commitment.delete().where(old)).rowcount
 
-    # -- what may go ---------------------------------------------------------------------------------------------------
-
-    def _portion(self, *, dry_run: bool) -> Any:
+    def _portion(self, *, dry_run: bool) -> AbstractContextManager[Connection]:
         return self._database.read() if dry_run else self._database.write()
-
-    def _walk(self, wanted: ColumnElement[bool], before: datetime) -> Iterator[list[str]]:
-        """The studies of images from before a moment, the oldest first, each once, a portion at a time."""
-        seen: set[str] = set()
-        place = (datetime.min.replace(tzinfo=UTC, year=1000), 0)
-        columns = sa.select(i.received_at, i.id, _KEY.label("study")).where(wanted, i.received_at < before)
-        while True:
-            after = sa.tuple_(i.received_at, i.id) > sa.tuple_(sa.literal(place[0], UtcDateTime), place[1])
-            with self._database.read() as connection:
-                rows = connection.execute(columns.where(after).order_by(i.received_at, i.id).limit(_LOOKED_AT)).all()
-            if not rows:
-                return
-            place = rows[-1].received_at, rows[-1].id
-            fresh = [key for key in dict.fromkeys(row.study for row in rows) if key not in seen]
-            seen.update(fresh)
-            for start in range(0, len(fresh), _AT_ONCE):
-                yield fresh[start : start + _AT_ONCE]
-
-    def _judge(
-        self, connection: Connection, keys: Sequence[str], before: datetime, outcome: Outcome, *, dry_run: bool
-    ) -> dict[str, _Study]:
-        """Whether studies may go; within a transaction that writes, nothing that matters changes until it ends."""
-        if not dry_run and not self._database.is_sqlite:  # on SQLite one writes at a time
-            # A commitment is noted before it is judged: either we see it, or it is judged by what we have decided.
-            connection.execute(sa.text("LOCK TABLE commitment IN SHARE MODE"))
-        self._read_promises(connection)
-        # Each part by its own index: together they would be looked for among all images without a study.
-        of_uid = sa.select(i.id).where(i.study_instance_uid.in_(keys))
-        of_file = sa.select(i.id).where(i.sha256.in_(keys), i.study_instance_uid == "")
-        ids = connection.scalars(sa.union_all(of_uid, of_file)).all()
-        if not dry_run:
-            lock(connection, ids)
-        old = connection.scalars(sa.select(s.study).where(s.study.in_(keys), s.last_received_at < before))
-        found = {key: _Study() for key in sorted(old)}
-        undelivered = sa.select(delivery.c.study).where(delivery.c.study.in_(keys))
-        late = set(connection.scalars(undelivered.where(delivery.c.state != DeliveryState.DONE)))
-        said = sa.select(annotation.c.instance_id).where(annotation.c.instance_id.in_(ids))
-        annotated = set(connection.scalars(said))
-        for row in self._images(connection, ids):
-            key = study_key(row.study_instance_uid, row.sha256)
-            if key not in found:
-                continue
-            one = found[key]
-            one.images.add(row.id)
-            one.why = one.why or self._why(row, row.id in annotated, key in late)
-            if row.gone is not None:
-                one.gone += bool(row.gone)
-            elif self._is_here(row):
-                one.here[row.id] = row.size
-        outcome.kept.update(one.why for one in found.values() if one.why)
-        return found
-
-    def _images(self, connection: Connection, ids: Collection[int]) -> Sequence[Any]:
-        names = (i.id, i.study_instance_uid, i.sha256, i.sop_instance_uid, i.media_type, i.size, i.status)
-        of_job = (job.c.id.label("job"), job.c.state, job.c.spool)
-        wanted = sa.select(*names, *of_job, purged.c.gone).where(i.id.in_(ids))
-        joined = wanted.select_from(instance.outerjoin(job).outerjoin(purged, purged.c.instance_id == i.id))
-        return connection.execute(joined.order_by(i.id)).all()
-
-    def _why(self, row: Any, is_annotated: bool, is_late: bool) -> str:
-        if row.status not in _DONE or (row.job is not None and row.state != "done"):
-            return "unfinished or failed"
-        if is_late:
-            return "undelivered"
-        if is_annotated:
-            return "annotated"
-        return "committed" if hash(row.sop_instance_uid) in self._promised and row.sop_instance_uid else ""
-
-    def _is_here(self, row: Any) -> bool:
-        """Whether the bytes lie in our spool; of what was refused at the door no row says so."""
-        if row.spool:
-            return bool(row.spool == self._here)
-        return self._is_alone or self._spool.path(row.sha256, row.media_type).is_file()
-
-    def _read_promises(self, connection: Connection) -> None:
-        """What storage commitments we gave, or are asked for; kept by hash, as there may be millions."""
-        c = commitment.c
-        offered = sa.select(c.id, c.objects).where(c.direction == "offered", c.id > self._last_promise)
-        for id_, objects in connection.execute(offered.order_by(c.id)):
-            self._promised.update(hash(uid) for _, uid in objects)
-            self._last_promise = id_
 
 
 class Rounds:

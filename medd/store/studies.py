@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
 from medd.records import WITHDRAWN, Annotation, Status, is_storable
+from medd.store.planner import unindexed
 from medd.store.tables import annotation, instance, study
 from medd.store.tally import lock
 from medd.store.urgency import Place, overdue_before, place_of
@@ -146,9 +147,9 @@ def _parts(
             order: Sequence[ColumnElement[Any]] = _URGENCY
             if connection.dialect.name == "sqlite":  # it has no statistics of how many there are
                 if _count(connection, fresh & fits, _MANY) < _MANY:
-                    order = (_unindexed(s.band), *_URGENCY[1:])
+                    order = (unindexed(connection, s.band), *_URGENCY[1:])
                 else:
-                    fresh = unread & (_unindexed(s.waiting_since) >= before)
+                    fresh = unread & (unindexed(connection, s.waiting_since) >= before)
             yield "fresh", fresh, order
     if wanted.read is not False:
         yield "read", s.read_at.is_not(None), (s.read_at.desc(), s.instance_id.desc())
@@ -179,15 +180,8 @@ def _matches(connection: Connection, text: str) -> ColumnElement[bool]:
     # The few that match are looked up by their keys; many are soon met on the way through the list.
     if len(keys) < _MANY:
         return s.study.in_(keys)
-    if connection.dialect.name == "sqlite":
-        columns = tuple(_unindexed(column) for column in columns)
+    columns = tuple(unindexed(connection, column) for column in columns)
     return sa.or_(s.study == text, *((column >= text) & (column < last) for column in columns))
-
-
-def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    # A unary plus keeps SQLite from looking a column up in an index (sqlite.org/optoverview.html).
-    plus: Any = sa.sql.operators.custom_op("+")
-    return sa.UnaryExpression(column, operator=plus, type_=column.type)
 
 
 def mark_read(connection: Connection, key: str, reader: str, at: datetime, images: int | None = None) -> bool:

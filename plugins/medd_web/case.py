@@ -32,7 +32,7 @@ from medd_web.auth import User, reader
 from medd_web.context import Context, get_context, page
 from medd_web.header import describe
 from medd_web.picture import find_image, note
-from medd_web.worklist import Wanted, max_wait, wanted
+from medd_web.worklist import Wanted, wanted
 
 router = APIRouter()
 
@@ -274,8 +274,8 @@ def _go_to(context: Context, asked: Wanted, study: str, *, after: bool) -> Respo
         row = find_study(connection, study) if after else None
         behind = None
         if row is not None and row["read_at"] is None:
-            behind = After.of(row | {"place": place_of(row, now, max_wait(context))})
-        rows = find_worklist(connection, unread, now, max_wait(context), 2, after=behind)
+            behind = After.of(row | {"place": place_of(row, now, context.settings.worklist.max_wait)})
+        rows = find_worklist(connection, unread, now, context.settings.worklist.max_wait, 2, after=behind)
     following = next((row["study"] for row in rows if row["study"] != study), None)
     return RedirectResponse(asked.case(following) if following else f"/{asked.query}", 303)
 

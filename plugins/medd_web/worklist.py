@@ -104,14 +104,9 @@ def wanted(
     )
 
 
-def max_wait(context: Context) -> timedelta:
-    """How long a study may wait before it goes first; 0 is for ever."""
-    return timedelta(minutes=context.settings.worklist.max_wait_min)
-
-
 def look_up(context: Context, asked: Wanted) -> dict[str, Any]:
     """What the table shows."""
-    now, cap = datetime.now(UTC), max_wait(context)
+    now, cap = datetime.now(UTC), context.settings.worklist.max_wait
     with context.database.read() as connection:
         seen = digest(signature(connection))
         found = find_worklist(connection, asked.filter, now, cap, PAGE + 1, (asked.page - 1) * PAGE)
@@ -155,7 +150,7 @@ def worklist(request: Request, user: Reader, asked: Asked) -> HTMLResponse:
         **look_up(context, asked),
         statuses=words.STATUSES,
         spans={name: said for name, (said, _) in SINCE.items()},
-        cap=max_wait(context),
+        cap=context.settings.worklist.max_wait,
     )
 
 

@@ -1,6 +1,6 @@
 """Studies: the worklist, and one study with its images."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
@@ -105,7 +105,7 @@ def list_studies(
     user: Annotated[User, Depends(reader)],
 ) -> Any:
     """The worklist. What is overdue on the first page is so on all pages that follow it."""
-    since, max_wait = moment_of(wanted.since), timedelta(minutes=context.settings.worklist.max_wait_min)
+    since, max_wait = moment_of(wanted.since), context.settings.worklist.max_wait
     fits = WorklistFilter(since, wanted.status, wanted.text, wanted.origin, _READ[wanted.read])
     first = datetime.now(UTC)
 
@@ -131,7 +131,6 @@ def show_study(
     user: Annotated[User, Depends(reader)],
 ) -> Any:
     """One study with its images."""
-    max_wait = timedelta(minutes=context.settings.worklist.max_wait_min)
     with context.database.read() as connection:
         row = find_study(connection, study)
         if row is None:
@@ -140,4 +139,4 @@ def show_study(
         images = ResultFilter(study=uid) if uid else ResultFilter(instance_id=row["instance_id"])
         results = list(find_results(connection, images))
     audit.record(context, request, user, audit.Action.CASE_SEEN, study=study)
-    return row | {"place": place_of(row, datetime.now(UTC), max_wait), "results": results}
+    return row | {"place": place_of(row, datetime.now(UTC), context.settings.worklist.max_wait), "results": results}
