@@ -286,7 +286,7 @@ def test_inserter_outlives_a_connection_that_was_cut(database):
 
 
 def test_locked_database_is_a_failure_that_may_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr("medd.store.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("medd.store.database.BUSY_TIMEOUT_S", 0.1)  # which the inserter's connections take
     database = Database(f"sqlite:///{tmp_path / 'medd.db'}")
     check_schema(database)
     inserter = InstanceInserter(database, CLASSIFY)
@@ -294,7 +294,7 @@ def test_locked_database_is_a_failure_that_may_pass(tmp_path, monkeypatch):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TransientError, match="locked"):
             inserter.add([instance_row(1)])
-        with pytest.raises(TransientError, match="locked"), database.write():
+        with pytest.raises(TransientError, match="locked"), database.write(0.1):
             pass
         other.execute("ROLLBACK")
     assert inserter.add([instance_row(1)])[instance_row(1)["sha256"]].new

@@ -123,6 +123,7 @@ def test_a_server_stopped_and_started_under_load_costs_no_image(
         for sender in senders:
             sender.start()
         wait_until(lambda: sum(len(sender.stored) for sender in senders) > 60)
+        wait_until(lambda: ask("SELECT count(*) FROM prediction") > 0, 60, "the worker at work")
         server.stop(how)
         away = [len(sender.stored) for sender in senders]
         wait_until(lambda: all(0xA700 in sender.statuses for sender in senders), 60, "a refusal during the outage")

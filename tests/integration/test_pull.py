@@ -120,7 +120,7 @@ def bytes_of(datasets: list[Dataset], folder: Path) -> set[bytes]:
     return {dataset_bytes(file) for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize(("archive", "how"), [("dcmqrscp", "get"), ("Orthanc", "move")], indirect=["archive"])
 def test_films_are_fetched_once_and_scored_and_the_ct_stays_where_it_is(
     daemon: Daemon, archive: Dcmqrscp | OrthancArchive, how: str
 ) -> None:
@@ -140,7 +140,7 @@ def test_films_are_fetched_once_and_scored_and_the_ct_stays_where_it_is(
         assert origin == f"dicom://{archive.ae_title}@127.0.0.1"
 
 
-@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize(("archive", "how"), [("dcmqrscp", "move"), ("Orthanc", "get")], indirect=["archive"])
 def test_a_film_that_comes_into_a_study_later_is_fetched_too(
     daemon: Daemon, archive: Dcmqrscp | OrthancArchive, how: str
 ) -> None:

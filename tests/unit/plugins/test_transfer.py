@@ -156,7 +156,7 @@ def test_the_head_fits_the_labels(n_labels, head, outputs, activation):
     "name",
     [
         "mobilenet_v2",
-        "efficientnet_v2_b0",
+        pytest.param("efficientnet_v2_b0", marks=pytest.mark.full),
         pytest.param("densenet121", marks=pytest.mark.full),
         pytest.param("resnet50", marks=pytest.mark.full),
     ],

@@ -16,7 +16,7 @@ RATE, READING_S = 12.0, 240.0
 #: Load of one reader.
 RHO = RATE * READING_S / 3600
 PERFECT = Scores(1.0, 1.0)
-SEEDS, DAYS = 12, 120
+SEEDS, DAYS = 12, 90
 #: The first days begin with nobody waiting.
 WARM_UP_S = 2 * 86_400
 
