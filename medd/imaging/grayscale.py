@@ -116,8 +116,8 @@ def _windows(dataset: Dataset) -> tuple[tuple[float, float], ...]:
     centers, widths = dataset.get("WindowCenter"), dataset.get("WindowWidth")
     if centers is None or widths is None:
         return ()
-    pairs = zip(np.atleast_1d(centers).tolist(), np.atleast_1d(widths).tolist(), strict=False)
-    return tuple((float(center), float(width)) for center, width in pairs if np.isfinite(center) and width >= 1)
+    pairs = zip(_numbers(centers), _numbers(widths), strict=False)
+    return tuple((center, width) for center, width in pairs if np.isfinite(center + width) and width >= 1)
 
 
 def _window_like(greys: NDArray[np.uint8], low: float, step: float) -> tuple[float, float]:
@@ -264,6 +264,18 @@ def _lookup(values: NDArray[Any], item: Dataset, dataset: Dataset) -> tuple[NDAr
         raise ValueError(f"LUT Descriptor (0028,3002) {entries}, {first}, {bits} for {len(table)} entries")
     index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
     return table[index], bits
+
+
+def _numbers(value: Any) -> list[float]:
+    """One or many numbers; nan for what is none."""
+    return [_number(one) for one in (value if isinstance(value, MultiValue) else [value])]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _first(value: Any) -> float | None:

@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from medd.dicom.samples import SAMPLES, encode
 from medd.errors import InputError, NotAssessable, TransientError
@@ -70,6 +73,22 @@ def test_values_beyond_the_window_are_still_there(write_film):
     given = load_levels(write_film(stored, BitsStored=12, WindowCenter=[1000, 2000], WindowWidth=[50, 0]))
     assert_array_equal(given.low + given.step * given.pixels, stored)
     assert given.windows == ((1000.0, 50.0),), "a width of 0 is no window"
+
+
+@pytest.mark.parametrize(
+    ("centers", "widths"),
+    [(["", "1000"], ["50"]), (["1000"], ["", "50"]), (["1000", "1"], ["50", "1e999"]), (["1000", "nan"], ["50", "50"])],
+)
+def test_what_is_no_window_is_left_out(write_film, centers, widths):
+    path = write_film(ramp("u2", 0, 4095), BitsStored=12)
+    dataset = pydicom.dcmread(path)
+    for tag, values in ((0x00281050, centers), (0x00281051, widths)):
+        text = "\\".join(values).encode()
+        dataset[tag] = RawDataElement(Tag(tag), "DS", len(text), text, 0, False, True)
+    dataset.save_as(path)
+    check_same(path)
+    assert load_levels(path).windows[0][1] > 0
+    assert np.isfinite(load_levels(path).windows).all()
 
 
 def test_values_are_those_after_the_modality_lut(write_film):
