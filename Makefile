@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test lint fix docs bench chaos sbom audit clean
+.PHONY: setup demo test lint fix docs bench chaos fuzz sbom audit clean
 
 setup: .venv/.done
 
@@ -38,6 +38,9 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python -u -m tests.chaos
+
+fuzz: setup
+	$(BIN)/python -u -m tests.fuzz
 
 # What medd is built of, and what is known of it. In an environment of their own: they are not part of it.
 build/tools/.done: Makefile

@@ -1,9 +1,11 @@
-"""How rows are written for people and programs, and how they name a moment: the same everywhere."""
+"""How rows are written for people and programs, read from tables, and name a moment: everywhere the same."""
 
+import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from medd.errors import SettingsError
@@ -40,6 +42,28 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return value
+
+
+def read_csv(table: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV in UTF-8, each with the number of its last line; what a row does not have is "".
+
+    Args:
+        table: The file.
+        columns: Those that it must have.
+
+    Raises:
+        SettingsError: It cannot be read, or lacks a column.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, restval="")
+            if not set(columns) <= set(rows.fieldnames or ()):
+                wanted = " and ".join(columns)
+                raise SettingsError(f"{table}: the columns {wanted} are needed. Received: {rows.fieldnames}")
+            for row in rows:
+                yield rows.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SettingsError(f"{table}: cannot be read as CSV. Received: {error}") from error
 
 
 def csv_cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[Any]:

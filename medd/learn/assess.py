@@ -1,6 +1,5 @@
 """DATA through a model, image by image, on the road that serving takes."""
 
-import csv
 import math
 import os
 from collections import Counter
@@ -26,6 +25,7 @@ from medd.learn.evaluate import measure
 from medd.learn.manifest import Sample, Skipped
 from medd.records import InstanceHeader, Reason
 from medd.registry.bundle import Bundle
+from medd.rows import read_csv
 
 _BATCH = 64
 
@@ -103,12 +103,15 @@ def choose(samples: Sequence[Sample], split: str | None, model: Path) -> tuple[l
 
 
 def sides_of(model: Path) -> dict[str, str]:
-    """The split that a bundle keeps: the first 16 hex digits of each image's SHA-256 → its side; {} without one."""
-    try:
-        with (model / "split.csv").open(newline="", encoding="utf-8") as file:
-            return {row["sha256"]: row["split"] for row in csv.DictReader(file)}
-    except FileNotFoundError:
+    """The split that a bundle keeps: the first 16 hex digits of each image's SHA-256 → its side; {} without one.
+
+    Raises:
+        SettingsError: It is no such table.
+    """
+    table = model / "split.csv"
+    if not table.is_file():
         return {}
+    return {row["sha256"]: row["split"] for _, row in read_csv(table, ("sha256", "split"))}
 
 
 def seen(samples: Sequence[Sample], model: Path) -> dict[str, int]:

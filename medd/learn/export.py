@@ -29,6 +29,7 @@ from medd.imaging.pixels import load
 from medd.imaging.strip import strip
 from medd.learn.manifest import patient_in_name
 from medd.records import MediaType, Reason
+from medd.rows import read_csv
 from medd.store.annotations import Truth, find_truths, list_annotations
 from medd.store.database import Database
 from medd.store.spool import Spool
@@ -350,11 +351,8 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, str]]:
     table = folder / MANIFEST
     if not table.is_file():
         return {}
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != _COLUMNS:
-            raise SettingsError(f"{table}: the columns {', '.join(_COLUMNS)} expected. Received: {rows.fieldnames}")
-        return {PurePath(row["path"]).name: (_folder_name(row["label"]), row["patient"]) for row in rows}
+    rows = read_csv(table, _COLUMNS)
+    return {PurePath(row["path"]).name: (_folder_name(row["label"]), row["patient"]) for _, row in rows}
 
 
 def _write_manifest(folder: Path, rows: dict[str, tuple[str, str]]) -> None:

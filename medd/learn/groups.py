@@ -1,6 +1,5 @@
 """Which sub-groups an image belongs to: a model may be good on the whole and poor for some."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from medd.dicom.headers import age_in_years
 from medd.learn.manifest import Sample
 from medd.records import InstanceHeader
+from medd.rows import read_csv
 
 #: What an image is in that does not say.
 UNKNOWN = "not stated"
@@ -71,12 +71,10 @@ def source_of(path: Path) -> str:
 
 
 def _columns(table: Path, samples: Sequence[Sample]) -> dict[str, list[str]]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = {table.parent / (row["path"] or ""): row for row in reader}
-        names = [name for name in reader.fieldnames or () if name and name not in _MANIFEST_COLUMNS]
+    rows = {table.parent / row["path"]: row for _, row in read_csv(table, ("path",))}
+    names = [name for name in next(iter(rows.values()), {}) if name and name not in _MANIFEST_COLUMNS]
     found = {}
     for name in names:
-        values = [(rows[sample.path].get(name) or "").strip() for sample in samples]
+        values = [rows[sample.path][name].strip() for sample in samples]
         found[name] = [age_band(_years(value)) for value in values] if name.casefold() == "age" else values
     return found

@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from medd.dicom.headers import inspect_file
 from medd.errors import InputError, SettingsError
 from medd.registry.bundle import file_digest
+from medd.rows import read_csv
 
 #: The sides, and the share of the images that each takes where DATA does not say.
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -135,21 +136,23 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _csv_rows(table: Path) -> Iterable[tuple[Path, str, str, str]]:
     """(path, label, patient, split) for each row."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise SettingsError(f"{table}: the columns path and label are needed. Received: {rows.fieldnames}")
-        for row in rows:
-            path = table.parent / (row["path"] or "")
-            split = (row.get("split") or "").strip()
-            if not path.is_file():
-                raise SettingsError(f"{table}, line {rows.line_num}: no such file. Received: {row['path']}")
-            if not row["label"] or split not in ("", *SHARES):
-                raise SettingsError(
-                    f"{table}, line {rows.line_num}: a label, and train, val, test or nothing as split, "
-                    f"are needed. Received: {row['label']!r}, {split!r}"
-                )
-            yield path, row["label"].strip(), (row.get("patient") or "").strip(), split
+    for line, row in read_csv(table, ("path", "label")):
+        path, label, split = table.parent / row["path"], row["label"].strip(), row.get("split", "").strip()
+        if not _is_file(path):
+            raise SettingsError(f"{table}, line {line}: no such file. Received: {row['path']}")
+        if not label or split not in ("", *SHARES):
+            raise SettingsError(
+                f"{table}, line {line}: a label, and train, val, test or nothing as split, are needed. "
+                f"Received: {label!r}, {split!r}"
+            )
+        yield path, label, row.get("patient", "").strip(), split
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for one, a folder that may not be looked into
+        return False
 
 
 def _unite_copies(samples: Sequence[Sample]) -> list[Sample]:

@@ -1,6 +1,5 @@
 """Taking in what readers say of images, in the words of the model on duty."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from medd.hookspecs import ClassifierSpec
 from medd.records import UNSURE, WITHDRAWN, Annotation
 from medd.registry import bundle as bundles
 from medd.registry.registry import check_text, find_usable
+from medd.rows import read_csv
 from medd.store import annotations
 from medd.store.database import Database
 from medd.store.studies import follow_annotations
@@ -43,23 +43,16 @@ def read_file(table: Path, reader: str, comment: str = "") -> list[Said]:
     Raises:
         SettingsError: It cannot be read, or lacks a column.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"uid", "label"} <= set(rows.fieldnames or ()):
-                raise SettingsError(f"{table}: the columns uid and label are needed. Received: {rows.fieldnames}")
-            return [
-                Said(
-                    (row["uid"] or "").strip(),
-                    (row["label"] or "").strip(),
-                    (row.get("reader") or "").strip() or reader,
-                    (row.get("comment") or "").strip() or comment,
-                    f"{table}, line {rows.line_num}: ",
-                )
-                for row in rows
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SettingsError(f"{table}: cannot be read as CSV. Received: {error}") from error
+    return [
+        Said(
+            row["uid"].strip(),
+            row["label"].strip(),
+            row.get("reader", "").strip() or reader,
+            row.get("comment", "").strip() or comment,
+            f"{table}, line {line}: ",
+        )
+        for line, row in read_csv(table, ("uid", "label"))
+    ]
 
 
 def annotate(database: Database, spec: ClassifierSpec, said: Sequence[Said]) -> int:

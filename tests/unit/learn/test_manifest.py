@@ -165,10 +165,21 @@ def test_a_patient_on_two_sides_is_an_error(sides):
         manifest.divide([*samples, *mixed], 0)
 
 
-@pytest.mark.parametrize("text", ["file,label\n", "path,label\nmissing.png,A\n", "path,label,split\nx.png,A,dev\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"file,label\n",
+        b"path,label\nmissing.png,A\n",
+        b"path,label,split\nx.png,A,dev\n",
+        b"path,label\nx.png, \n",
+        b"path,label\nx.png,\xc4\n",
+        b"path,label\n" + b"x" * 300 + b",A\n",
+        b"path,label\nx.png," + b"A" * 140_000,
+    ],
+)
 def test_a_wrong_table_is_an_error(tmp_path, draw, text):
     draw(tmp_path / "x.png", 1)
-    (tmp_path / "data.csv").write_text(text)
+    (tmp_path / "data.csv").write_bytes(text)
     with pytest.raises(SettingsError, match="Received"):
         manifest.read(tmp_path / "data.csv")
 
