@@ -324,7 +324,13 @@ def _decode_frame(dataset: Dataset, keyword: str) -> tuple[NDArray[Any], str]:
                 raise ValueError("a damaged JPEG stream")
             return grey, dataset.PhotometricInterpretation
     plugin = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "pylibjpeg"  # 4 times as fast, the same values
-    pixels, properties = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+    try:
+        pixels, properties = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+    except BaseException as error:
+        # A codec in Rust (RLE) that runs beyond its buffer stops itself, and what it raises is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"a damaged frame: {error}") from error
     return pixels, str(properties["photometric_interpretation"])
 
 

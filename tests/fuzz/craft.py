@@ -198,6 +198,12 @@ def encapsulated(fragments: list[bytes], **more: Any) -> Dataset:
     return made
 
 
+def rle(rows: int) -> bytes:
+    """A frame of 16 bits in two segments, each of so many rows of one value (PS3.5 Annex G)."""
+    segment = bytes((257 - COLUMNS, 7)) * rows
+    return struct.pack("<16I", 2, 64, 64 + len(segment), *([0] * 13)) + segment * 2
+
+
 def codestream() -> bytes:
     made = film()
     made.file_meta = FileMetaDataset()

@@ -33,6 +33,7 @@ from tests.fuzz.craft import (
     picture,
     ramp,
     raw,
+    rle,
     with_offsets,
     ybr_422,
 )
@@ -330,6 +331,7 @@ def _frames() -> _Makers:
         "a fragment longer than the file": (SCORED, lambda: _long_fragment()),
         "RLE of no segments": (UNREADABLE, lambda: file(encapsulated([bytes(64)]), uid.RLELossless)),
         "RLE of 255 segments": (UNREADABLE, lambda: file(encapsulated([b"\xff" * 64]), uid.RLELossless)),
+        "RLE of a row too much": (UNREADABLE, lambda: file(encapsulated([rle(ROWS + 1)]), uid.RLELossless)),
         "RLE of 4 bytes": (UNREADABLE, lambda: file(encapsulated([b"\1\0\0\0"]), uid.RLELossless)),
     }
 
