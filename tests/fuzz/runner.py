@@ -98,7 +98,7 @@ def fuzz(
     folder.mkdir(parents=True, exist_ok=True)
     rng, report = random.Random(f"{name}/{seed}"), Report(name, seed)
     current = _Current(folder / f"current-{os.getpid()}")
-    pool: list[bytes] = []
+    seeds: list[bytes] = []
     known: set[Outcome] = set()
     began = told = time.monotonic()
 
@@ -108,16 +108,18 @@ def fuzz(
     with _quiet() as complaints:
         while not is_over():
             with opened(kind, scratch) as target:
-                if not pool:
-                    pool = target.seeds()
-                    todo = rng.sample(pool, len(pool))
+                if not seeds:
+                    seeds = [data[:MAX_BYTES] for data in target.seeds()]
+                    todo, pool = rng.sample(seeds, len(seeds)), list[bytes]()
                     began = told = time.monotonic()  # what it took to begin is no fuzzing
                 for _ in range(target.REFRESH):
                     if is_over():
                         break
-                    # Every second one as it is, until there are none: a short run is to see damage too.
-                    is_seed = todo and report.inputs % 2 == 0
-                    data = todo.pop() if is_seed else target.change(rng, rng.choice(pool), rng.choice(pool))[:MAX_BYTES]
+                    if todo and report.inputs % 2 == 0:  # not all at first: a short run is to see damage too
+                        data = todo.pop()
+                    else:  # of what brought out something new, which may be past doing anything, not too much
+                        one = rng.choice(pool if pool and rng.random() < 0.5 else seeds)
+                        data = target.change(rng, one, rng.choice(seeds))[:MAX_BYTES]
                     current.note(data)
                     report.inputs += 1
                     outcome = _try(target, data, report, folder, complaints, report.inputs % CHECK_EVERY == 0)
