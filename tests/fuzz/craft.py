@@ -14,6 +14,14 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.tag import Tag
 
+from medd.records import Reason
+
+#: It is scored.
+SCORED = ""
+#: C-STORE answers 0xC000, STOW-RS tells of a failure; a file becomes a row that says unreadable.
+REFUSED = "refused"
+#: It is taken in, and then not assessed for this or another `Reason`.
+UNREADABLE = str(Reason.UNREADABLE)
 ROWS, COLUMNS = 72, 80
 _SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1"  # CR
 

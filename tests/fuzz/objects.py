@@ -1,12 +1,8 @@
 """Odd objects, made by pydicom and DCMTK: beside the maker of each stands what medd is to make of it."""
 
-import shutil
 import struct
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, config, uid
@@ -15,7 +11,10 @@ from medd.dicom.samples import SAMPLES, encode
 from medd.records import Reason
 from tests.fuzz.craft import (
     COLUMNS,
+    REFUSED,
     ROWS,
+    SCORED,
+    UNREADABLE,
     codestream,
     coloured,
     encapsulated,
@@ -37,13 +36,8 @@ from tests.fuzz.craft import (
     with_offsets,
     ybr_422,
 )
+from tests.fuzz.dcmtk import by_dcmtk
 
-#: It is scored.
-SCORED = ""
-#: C-STORE answers 0xC000, STOW-RS tells of a failure; a file becomes a row that says unreadable.
-REFUSED = "refused"
-#: It is taken in, and then not assessed for this or another `Reason`.
-UNREADABLE = str(Reason.UNREADABLE)
 #: Attributes whose absence is tried.
 REQUIRED = (
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
@@ -358,28 +352,6 @@ def _long_fragment() -> bytes:
     return data[:at] + b"\xf0\xff\xff\x7f" + data[at + 4 :]
 
 
-#: Name → DCMTK's program, its options, bits of the film, and what is to come of it.
-_DCMTK: dict[str, tuple[str, list[str], int, str]] = {
-    "JPEG Baseline": ("dcmcjpeg", ["+eb"], 8, SCORED),
-    "JPEG Baseline, four fragments": ("dcmcjpeg", ["+eb", "+ff", "+fs", "1"], 8, SCORED),
-    "JPEG Baseline without offset table": ("dcmcjpeg", ["+eb", "-ot"], 8, SCORED),
-    "JPEG Extended of 12 bits": ("dcmcjpeg", ["+ee"], 12, SCORED),
-    "JPEG Spectral Selection": ("dcmcjpeg", ["+es"], 8, UNREADABLE),
-    "JPEG Progressive": ("dcmcjpeg", ["+ep"], 8, UNREADABLE),
-    "JPEG Lossless": ("dcmcjpeg", ["+el"], 12, SCORED),
-    "JPEG Lossless SV1": ("dcmcjpeg", ["+e1"], 16, SCORED),
-    "JPEG-LS": ("dcmcjpls", ["+el"], 12, SCORED),
-    "JPEG-LS, nearly lossless": ("dcmcjpls", ["+en"], 12, SCORED),
-    "RLE": ("dcmcrle", [], 12, SCORED),
-    "big endian": ("dcmconv", ["+tb"], 12, SCORED),
-    "implicit": ("dcmconv", ["+ti"], 12, SCORED),
-    "deflated": ("dcmconv", ["+td"], 12, SCORED),
-    "no file meta": ("dcmconv", ["-F"], 12, SCORED),
-    "sequences without lengths": ("dcmconv", ["-e"], 12, SCORED),
-    "padded": ("dcmconv", ["+p", "2048", "64"], 12, SCORED),
-}
-
-
 def odd_objects() -> Iterator[tuple[str, str, bytes]]:
     """Name, what is expected, and the file, of each; those of DCMTK only where it is installed."""
     mode, config.settings.writing_validation_mode = config.settings.writing_validation_mode, config.IGNORE
@@ -389,22 +361,6 @@ def odd_objects() -> Iterator[tuple[str, str, bytes]]:
             for group in (_syntaxes, _photometrics, _depths, _lengths, _contradictions, _windows, _frames):
                 for name, (expected, make) in group().items():
                     yield name, expected, make()
-            with tempfile.TemporaryDirectory(prefix="medd-odd-") as folder:
-                for name, (program, options, bits, expected) in _DCMTK.items():
-                    if data := _by_dcmtk(Path(folder), program, options, bits):
-                        yield f"DCMTK: {name}", expected, data
+            yield from by_dcmtk()
     finally:
         config.settings.writing_validation_mode = mode
-
-
-def _by_dcmtk(folder: Path, program: str, options: list[str], bits: int) -> bytes:
-    found = shutil.which(program)
-    if found is None:
-        return b""
-    made = of_bits(8, 8, "u1") if bits == 8 else of_bits(16, bits, "<u2")
-    made.ReferencedImageSequence = [Dataset()]
-    made.ReferencedImageSequence[0].ReferencedSOPInstanceUID = "2.25.9"
-    before, after = folder / "before.dcm", folder / "after.dcm"
-    before.write_bytes(file(made))
-    subprocess.run([found, *options, str(before), str(after)], check=True, capture_output=True, timeout=60)
-    return after.read_bytes()

@@ -8,11 +8,11 @@ from contextlib import suppress
 from medd.dicom.part10 import split_file
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings
-from tests.fuzz.craft import file, film
+from tests.fuzz.craft import SCORED, file, film
 from tests.fuzz.door import Door
 from tests.fuzz.elements import vary
 from tests.fuzz.mutate import damage, integer
-from tests.fuzz.objects import SCORED, odd_objects
+from tests.fuzz.objects import odd_objects
 from tests.fuzz.target import Broken, Outcome, Target
 from tests.support import (
     DX,

@@ -14,9 +14,9 @@ from medd.imaging.isolated import Isolated
 from medd.imaging.preprocess import PreprocessSpec
 from medd.records import MediaType
 from medd_web.decoding import make
-from tests.fuzz.craft import file, film, picture
+from tests.fuzz.craft import SCORED, file, film, picture
 from tests.fuzz.elements import WORDS, vary
-from tests.fuzz.objects import SCORED, odd_objects
+from tests.fuzz.objects import odd_objects
 from tests.fuzz.target import Broken, Outcome, Target, outcome_of, signature_of
 
 SPEC = PreprocessSpec(size=32)

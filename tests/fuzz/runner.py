@@ -32,7 +32,8 @@ MEMORY_MIB = 3072
 CHECK_EVERY = 200
 #: Wall-clock seconds without a sign after which the process counts as hung.
 SILENCE_S = 120.0
-_POOL = 3000
+#: Inputs that brought out something new, of which others are made.
+_POOL = 1000
 #: Inputs of a kind that are kept where outcomes are allowed, but better looked at.
 _KEPT = 20
 _LENGTH = struct.Struct("<Q")

@@ -6,10 +6,10 @@ import socket
 from contextlib import ExitStack, suppress
 from xml.etree import ElementTree
 
-from tests.fuzz.craft import file, film
+from tests.fuzz.craft import SCORED, file, film
 from tests.fuzz.elements import vary
 from tests.fuzz.mutate import damage, words_of
-from tests.fuzz.objects import SCORED, odd_objects
+from tests.fuzz.objects import odd_objects
 from tests.fuzz.target import Broken, Outcome, Target, shape
 from tests.web import running_web, web_settings
 

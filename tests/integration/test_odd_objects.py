@@ -10,8 +10,9 @@ from medd.imaging.isolated import Isolated
 from medd.imaging.preprocess import PreprocessSpec
 from medd.ingest.pieces import Arrival
 from medd.records import MediaType, Reason
+from tests.fuzz.craft import REFUSED, SCORED
 from tests.fuzz.door import Door
-from tests.fuzz.objects import REFUSED, SCORED, odd_objects
+from tests.fuzz.objects import odd_objects
 
 SPEC = PreprocessSpec(size=32)
 

@@ -534,6 +534,11 @@ def test_a_stated_size_that_does_not_fit_the_pixels_is_unreadable(write_film, st
     assert refused(write_film(grey8(), **stated)) == Reason.UNREADABLE
 
 
+def test_a_grey_film_of_three_samples_is_unreadable(write_film):
+    colour = np.dstack([grey8()] * 3)
+    assert refused(write_film(colour, PhotometricInterpretation="MONOCHROME2")) == Reason.UNREADABLE
+
+
 @pytest.mark.parametrize(
     "stated",
     [
