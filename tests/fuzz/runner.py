@@ -279,12 +279,12 @@ def supervised(
     name, deadline, reports = name_of(kind), time.monotonic() + seconds, list[Report]()
     context = get_context("spawn")
     while (left := deadline - time.monotonic()) > 0 and len(reports) < 100:
-        last, end = Report(name, seed + len(reports)), "hangs"
+        last, end = Report(name, seed + len(reports)), ""
         ours, theirs = context.Pipe()
         child = context.Process(target=_work, args=(kind, last.seed, left, build, scratch, theirs), name=f"fuzz {name}")
         child.start()
         theirs.close()
-        with contextlib.suppress(EOFError):
+        try:
             while ours.poll(SILENCE_S):
                 word = ours.recv()
                 if isinstance(word, str):
@@ -292,16 +292,16 @@ def supervised(
                     break
                 last = word
             else:
+                end = "hangs"
                 child.kill()
-        child.join(60)
-        if child.exitcode and end == "hangs":
+            child.join(60)
+        except EOFError:
+            child.join(60)
             end = f"ends the process, exit code {child.exitcode}"
         child.kill()
         if end:
             last.findings[shape(end.splitlines()[-1])] = _rescue(build / name, child.pid, f"seed {last.seed}: {end}")
         reports.append(last)
-        if not last.inputs:
-            break  # it does not even begin
     return reports
 
 

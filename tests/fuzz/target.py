@@ -74,7 +74,7 @@ def shape(message: str) -> str:
 
 def signature_of(error: BaseException) -> str:
     """What tells findings apart: the error's type, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "too_slow"]
     ours = [frame for frame in frames if "/medd" in frame.filename] or frames
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
     if not isinstance(error, AssertionError):  # where it is raised tells enough, and it may quote the input
