@@ -56,11 +56,6 @@ class Skipped:
     why: str
 
 
-def patient_of(path: Path) -> str:
-    """The patient of an image file: (0010,0020) *Patient ID* in DICOM, else by the file's name; "" if neither tells."""
-    return next(iter(_names_of(path)), "")
-
-
 def _names_of(path: Path) -> list[str]:
     """Every name that an image file tells of its patient, the header's first."""
     names = [patient_in_name(path.stem)]

@@ -5,14 +5,11 @@ Each has its figures beside it as a table: for who cannot see it, and for who wa
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from xml.etree import ElementTree
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
-#: Width of every chart in its own units; text is 12 of them high.
-WIDTH = 460
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 38
+from medd_web.canvas import BOTTOM, LEFT, Canvas, Plot, nice_ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,74 +69,6 @@ class Measured:
         return f"{self.value:.3f}{span}"
 
 
-@dataclass(slots=True)
-class _Canvas:
-    """An SVG element that grows."""
-
-    height: float
-    title: str
-    description: str
-    root: ElementTree.Element = field(init=False)
-
-    def __post_init__(self) -> None:
-        box = f"0 0 {WIDTH} {self.height:g}"
-        label = f"{self.title}. {self.description}".strip()
-        self.root = ElementTree.Element("svg", {"viewBox": box, "class": "chart", "role": "img", "aria-label": label})
-
-    def add(self, tag: str, css: str, text: str = "", tip: str = "", **attributes: float | str) -> None:
-        """Add an element; numbers are rounded, and `tip` is shown by the browser under the pointer."""
-        told = {name.replace("_", "-"): _short(value) for name, value in attributes.items()}
-        element = ElementTree.SubElement(self.root, tag, {"class": css} | told)
-        element.text = text
-        if tip:
-            ElementTree.SubElement(element, "title").text = tip
-
-    def markup(self) -> Markup:
-        """The element; what came from outside was escaped by ElementTree."""
-        return Markup(ElementTree.tostring(self.root, encoding="unicode"))
-
-    # -- axes
-
-    def y_axis(self, plot: "_Plot", ticks: Sequence[float], form: str, name: str = "") -> None:
-        for tick in ticks:
-            y = plot.y(tick)
-            self.add("line", "rule", x1=plot.left, x2=plot.right, y1=y, y2=y)
-            self.add("text", "tick end", form.format(tick), x=plot.left - 6, y=y + 4)
-        if name:
-            middle = (plot.top + plot.bottom) / 2
-            self.add("text", "axis middle", name, x=11, y=middle, transform=f"rotate(-90 11 {middle:.1f})")
-
-    def x_labels(self, plot: "_Plot", labels: Sequence[tuple[float, str]], name: str = "") -> None:
-        for x, text in labels:
-            css = "tick end" if x > plot.right - 16 else "tick start" if x < plot.left + 12 else "tick middle"
-            self.add("text", css, text, x=x, y=plot.bottom + 15)
-        if name:
-            self.add("text", "axis middle", name, x=(plot.left + plot.right) / 2, y=plot.bottom + 31)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    """Where the values lie on the canvas."""
-
-    height: float
-    low: float
-    high: float
-    left: float = _LEFT
-    right: float = WIDTH - _RIGHT
-    top: float = _TOP
-    margin: float = _BOTTOM
-
-    @property
-    def bottom(self) -> float:
-        return self.height - self.margin
-
-    def x(self, share: float) -> float:
-        return self.left + (self.right - self.left) * share
-
-    def y(self, value: float) -> float:
-        return self.bottom - (self.bottom - self.top) * (value - self.low) / ((self.high - self.low) or 1)
-
-
 def stacked_bars(
     title: str, unit: str, labels: Sequence[str], series: Sequence[Series], ticks: Sequence[tuple[int, str]], axis: str
 ) -> Chart:
@@ -156,9 +85,9 @@ def stacked_bars(
     totals = [sum(column) for column in zip(*(one.values for one in series), strict=True)]
     highest = max(totals, default=0)
     scale = nice_ticks(highest)
-    plot = _Plot(200, 0, scale[-1])
+    plot = Plot(200, 0, scale[-1])
     told = ", ".join(f"{sum(one.values):.0f} {one.name}" for one in series)
-    canvas = _Canvas(200, title, f"{sum(totals):.0f} {unit}: {told}; at most {highest:.0f} in one bar.")
+    canvas = Canvas(200, title, f"{sum(totals):.0f} {unit}: {told}; at most {highest:.0f} in one bar.")
     canvas.y_axis(plot, scale, "{:g}")
     step = (plot.right - plot.left) / max(1, len(labels))
     gap = min(2.0, step * 0.2)
@@ -195,8 +124,8 @@ def unit_square(
         diagonal: What the line from corner to corner stands for; "" for none.
         level: The height of a line of reference.
     """
-    plot = _Plot(400, 0, 1, right=_LEFT + 350)
-    canvas = _Canvas(400, title, "; ".join(f"{curve.name}, {len(curve.points)} points" for curve in curves))
+    plot = Plot(400, 0, 1, right=LEFT + 350)
+    canvas = Canvas(400, title, "; ".join(f"{curve.name}, {len(curve.points)} points" for curve in curves))
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
     canvas.y_axis(plot, ticks, "{:.1f}", y_axis)
     for tick in ticks:
@@ -225,9 +154,9 @@ def intervals(title: str, values: Sequence[Measured], css: str = "s1") -> Chart:
     known = [one for one in values if one.value is not None]
     lowest = min((one.low if one.low is not None else one.value or 0 for one in known), default=0)
     low = max(0.0, math.floor(lowest * 10 - 0.01) / 10)
-    height = 24 * len(known) + _BOTTOM
-    plot = _Plot(height, 0, len(known), left=112, top=4)
-    canvas = _Canvas(height, title, "; ".join(f"{one.name} {one}" for one in known))
+    height = 24 * len(known) + BOTTOM
+    plot = Plot(height, 0, len(known), left=112, top=4)
+    canvas = Canvas(height, title, "; ".join(f"{one.name} {one}" for one in known))
 
     def x(value: float) -> float:
         return plot.x((value - low) / ((1 - low) or 1))
@@ -256,9 +185,9 @@ def shares_over_time(title: str, lines: Sequence[tuple[str, str, Sequence[Measur
     labels = [one.name for one in lines[0][2]] if lines else []
     low = min((one.low for _, _, values in lines for one in values if one.n and one.low is not None), default=0.0)
     bottom = math.floor(low * 5 - 0.01) / 5 if low > 0 else 0.0
-    plot = _Plot(200, bottom, 1)
+    plot = Plot(200, bottom, 1)
     said = (f"{name}: " + ", ".join(f"{one.name} {one}" for one in values if one.n) for name, _, values in lines)
-    canvas = _Canvas(200, title, "; ".join(said))
+    canvas = Canvas(200, title, "; ".join(said))
     canvas.y_axis(plot, [bottom + (1 - bottom) * share / 4 for share in range(5)], "{:.0%}")
     step = (plot.right - plot.left) / max(1, len(labels))
     for number, (name, css, values) in enumerate(lines):
@@ -304,9 +233,9 @@ def lines(
     low, high = min(values, default=0.0), max(values, default=1.0)
     scale = nice_ticks(high) if from_zero else [low + (high - low) * share / 4 for share in range(5)]
     spare = 0 if from_zero else (high - low) * 0.08 or 0.05
-    plot = _Plot(200, scale[0] - spare, scale[-1] + spare)
+    plot = Plot(200, scale[0] - spare, scale[-1] + spare)
     told = ", ".join(f"{one.name} {min(one.values):.4g} to {max(one.values):.4g}" for one in series if one.values)
-    canvas = _Canvas(200, title, f"{told}.")
+    canvas = Canvas(200, title, f"{told}.")
     canvas.y_axis(plot, scale, "{:g}" if from_zero else "{:.3g}")
     last = max(1, len(labels) - 1)
     for one in series:
@@ -323,14 +252,6 @@ def lines(
     ]
     legend = [(one.css, one.name) for one in series]
     return Chart(title, canvas.markup(), legend, (x_axis, *(one.name for one in series)), rows)
-
-
-def nice_ticks(highest: float, count: int = 4) -> list[float]:
-    """Round numbers from 0 to at least `highest`, some four steps of them."""
-    rough = max(highest, 1) / count
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = max(1.0, next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough))
-    return [n * step for n in range(math.ceil(max(highest, 1) / step) + 1)]
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -353,7 +274,3 @@ def _some(points: Sequence[Sequence[float]], most: int = 25) -> list[Sequence[fl
     if len(points) <= most:
         return list(points)
     return [points[round(n * (len(points) - 1) / (most - 1))] for n in range(most)]
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")

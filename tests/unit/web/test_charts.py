@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from medd_web import charts
-from medd_web.charts import Chart, Curve, Measured, Series, nice_ticks, wilson
+from medd_web.canvas import nice_ticks
+from medd_web.charts import Chart, Curve, Measured, Series, wilson
 
 SCRIPT = "<script>alert('1')</script>\"&"
 COUNTS = [Series("scored", "scored", [3, 0, 1]), Series(f"failed {SCRIPT}", "failed", [1, 0, 0])]
