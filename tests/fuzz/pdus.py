@@ -1,9 +1,9 @@
 """Bytes and changed PDUs at a listener that runs, over a real socket; then it must still take an echo and a film."""
 
+import errno
 import random
 import socket
 import struct
-from contextlib import suppress
 
 from medd.dicom.part10 import split_file
 from medd.ingest.listener import Listener
@@ -126,11 +126,14 @@ class Pdus(Target):
         with socket.create_connection(("127.0.0.1", self._listener.port), timeout=_PATIENCE_S) as peer:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             answers = b""
-            with suppress(ConnectionError):  # it may hang up at any moment
+            try:
                 peer.sendall(data)
                 peer.shutdown(socket.SHUT_WR)
                 while more := peer.recv(1 << 16):
                     answers += more
+            except OSError as error:  # it may hang up at any moment, but not fall silent
+                if error.errno not in (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE):
+                    raise
         return self._judge(answers)
 
     def _judge(self, answers: bytes) -> Outcome:
