@@ -296,6 +296,14 @@ def test_images_that_trained_the_model_are_counted_and_told(home, pictures, tmp_
     assert held_out["seen"] == {"train": 0, "val": 0, "test": sides["test"]}
 
 
+@pytest.mark.parametrize("text", [b"sha256,side\n00,test\n", b"sha256,split\n\xff,test\n"])
+def test_a_split_that_is_no_such_table_is_an_error(tmp_path, text):
+    assert assess.sides_of(tmp_path) == {}
+    (tmp_path / "split.csv").write_bytes(text)
+    with pytest.raises(SettingsError, match="split.csv"):
+        assess.sides_of(tmp_path)
+
+
 def test_a_part_that_nobody_states_is_an_error(home, pictures):
     result = run(pictures, "--model", "stub/1", "--home", home, "--split", "val")
     assert isinstance(result.exception, SettingsError)
