@@ -7,8 +7,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,6 @@ DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 def answers_echo(port: int, ae_title: str) -> bool:
     """Whether a peer on the loopback interface answers C-ECHO."""
-    try:  # pynetdicom leaves the socket of an attempt that is refused open
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except OSError:
-        return False
     # A bare connection first: pynetdicom leaves the socket of one that is refused to the garbage collector.
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -42,6 +38,17 @@ def answers_echo(port: int, ae_title: str) -> bool:
     association.send_c_echo()
     association.release()
     return True
+
+
+@contextmanager
+def answering(ae_title: str) -> Iterator[int]:
+    """A peer that answers C-ECHO and knows nothing else; its port."""
+    port = free_port()
+    entity = AE(ae_title)
+    entity.add_supported_context(Verification)
+    server = entity.start_server(("127.0.0.1", port), block=False)
+    yield port
+    server.shutdown()
 
 
 def send(port: int, ae_title: str, datasets: Iterable[Dataset]) -> None:

@@ -17,11 +17,9 @@ from medd.doctor.finding import Finding, State
 from medd.errors import SettingsError
 from medd.settings import InboxSettings, Settings
 from medd.store.database import Database
-from medd.store.spool import sync_folder
+from medd.store.spool import FAIL_FREE_GIB, WARN_FREE_GIB, WARN_FREE_SHARE, sync_folder
 
 _GIB = 1 << 30
-#: Below these, images will soon be answered 0xA700.
-WARN_FREE_GIB, FAIL_FREE_GIB, WARN_FREE_SHARE = 5.0, 1.0, 0.10
 #: Every image that is received waits for this.
 WARN_FSYNC_MS = 50.0
 #: Between the clocks of host, file system and database.

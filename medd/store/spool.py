@@ -19,9 +19,10 @@ _SUFFIX = {MediaType.DICOM: ".dcm", MediaType.JPEG: ".jpg", MediaType.PNG: ".png
 BUFFER_BYTES = 1 << 20
 #: A `.part` file this old belongs to nobody any more.
 STALE_S = 24 * 3600
+#: Below these, images will soon be answered 0xA700.
+WARN_FREE_GIB, FAIL_FREE_GIB, WARN_FREE_SHARE = 5.0, 1.0, 0.10
 #: Seconds between looks at how much of the disk is free.
 _LOOK_S = 1.0
-
 
 #: Linux's sync_file_range(2), which Python does not offer. It promises nothing, so its failure means nothing.
 _sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)

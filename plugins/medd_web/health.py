@@ -26,6 +26,7 @@ from medd.errors import MeddError, PeerRefused
 from medd.records import ModelChange, Role
 from medd.settings import PeerSettings
 from medd.store.models import find_events, find_on_duty
+from medd.store.spool import FAIL_FREE_GIB, WARN_FREE_GIB, WARN_FREE_SHARE
 from medd_web.context import Context, get_context
 from medd_web.watch import Now, Remembered, Watch, get_watch
 
@@ -38,8 +39,6 @@ ASKERS = 4
 #: An association takes its time: the port is asked no more often, seconds.
 PORT_S = 15.0
 _GIB = 1 << 30
-#: As `medd doctor` has it.
-WARN_FREE_GIB, FAIL_FREE_GIB, WARN_FREE_SHARE = 5.0, 1.0, 0.10
 
 
 class State(StrEnum):

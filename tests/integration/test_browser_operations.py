@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from pynetdicom import AE
-from pynetdicom.sop_class import Verification
 
 from medd.records import Annotation, Reason
 from medd.settings import DestinationSettings, PeerSettings
@@ -18,7 +16,7 @@ from medd.store.tables import instance, job
 from medd.testing import stub_bundle
 from tests.browser import PATIENCE_MS, PHONE, browser, visiting  # noqa: F401 - a fixture
 from tests.integration.test_web_models import measured, on_duty
-from tests.support import free_port
+from tests.peers import answering
 from tests.ward import Ward
 from tests.web import Web, running_web, web_settings
 
@@ -34,12 +32,8 @@ LONG = "W" * 300
 
 @pytest.fixture
 def archive() -> Iterator[int]:
-    port = free_port()
-    entity = AE("ARCHIVE")
-    entity.add_supported_context(Verification)
-    server = entity.start_server(("127.0.0.1", port), block=False)
-    yield port
-    server.shutdown()
+    with answering("ARCHIVE") as port:
+        yield port
 
 
 @pytest.fixture

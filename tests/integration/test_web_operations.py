@@ -12,8 +12,6 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from pynetdicom import AE
-from pynetdicom.sop_class import Verification
 
 from medd.records import Reason, UserRole
 from medd.settings import DestinationSettings, PeerSettings
@@ -24,6 +22,7 @@ from medd.store.processes import Pulse
 from medd.store.reports import record_sent
 from medd.store.tables import instance, job
 from medd.testing import dicom_radiograph
+from tests.peers import answering
 from tests.support import free_port
 from tests.ward import Ward
 from tests.web import Web, running_web, web_settings
@@ -76,12 +75,8 @@ class Place:
 @pytest.fixture
 def archive() -> Iterator[int]:
     """A peer that answers C-ECHO; its port."""
-    port = free_port()
-    entity = AE("ARCHIVE")
-    entity.add_supported_context(Verification)
-    server = entity.start_server(("127.0.0.1", port), block=False)
-    yield port
-    server.shutdown()
+    with answering("ARCHIVE") as port:
+        yield port
 
 
 @pytest.fixture

@@ -13,64 +13,22 @@ import pytest
 import sqlalchemy as sa
 
 from medd import DISCLAIMER, __version__
-from medd.cli import main as cli
 from medd.cli.common import Format, parse_since, write_rows
 from medd.errors import SettingsError
 from medd.imaging.overlay import LONGEST, NARROWEST
 from medd.queue.base import CLASSIFY
-from medd.store.database import SCHEMA, Database, check_schema
+from medd.store.database import SCHEMA
 from medd.store.inserts import InstanceInserter
 from medd.store.repository import RESULT_COLUMNS, record_predictions
 from medd.store.studies import mark_read
 from medd.store.tables import instance, job
 from medd.store.tally import refresh
-from medd.testing import EXPECTED_REASONS, bad_inputs, stub_bundle, write_samples, write_stub_plugin
+from medd.testing import EXPECTED_REASONS, bad_inputs, stub_bundle, write_samples
+from tests.home import Home
 from tests.rows import instance_row, prediction_of
 from tests.support import ROOT
 
 HEAVY = ("tensorflow", "keras", "onnxruntime", "cv2", "sklearn", "matplotlib")
-
-
-class Home:
-    """A home folder with the stub classifier, and the command line run on it."""
-
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.path, self._monkeypatch, self._capsys = path, monkeypatch, capsys
-        path.mkdir()
-        write_stub_plugin(path / "plugins", stub_bundle(path / "stub-bundle"))
-        monkeypatch.setenv("MEDD_HOME", str(path))
-        monkeypatch.setenv("MEDD_MODEL__CLASSIFIER", "stub")
-
-    def medd(self, *arguments: object, code: int = 0) -> tuple[str, str]:
-        """Run a command, expect its exit code, and return what it wrote to stdout and stderr."""
-        self._capsys.readouterr()
-        self._monkeypatch.setattr(sys, "argv", ["medd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, f"{written.out}\n{written.err}"
-        return written.out, written.err
-
-    def refused(self, *arguments: object, code: int = 2) -> str:
-        """Run a command that fails, and return its one line on stderr."""
-        out, err = self.medd(*arguments, code=code)
-        assert out == ""
-        assert err.startswith("medd: ")
-        assert err.count("\n") == 1
-        return err
-
-    def json(self, *arguments: object) -> list[dict]:
-        return json.loads(self.medd(*arguments, "--format", "json")[0])
-
-    def database(self) -> Database:
-        opened = Database(f"sqlite:///{self.path / 'medd.db'}")
-        check_schema(opened)
-        return opened
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Home:
-    return Home(tmp_path / "home", monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from tests.home import Home
 from tests.support import free_port
-from tests.unit.cli.test_cli import Home, home  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def ward(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:  # noqa: F811
+def ward(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A home whose port nobody uses."""
     monkeypatch.setenv("MEDD_LISTENER__PORT", str(free_port()))
     return home

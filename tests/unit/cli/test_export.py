@@ -14,13 +14,13 @@ from medd.dicom.pseudonyms import KEY_FILE, load_pseudonyms
 from medd.imaging.pixels import load
 from medd.learn import manifest
 from medd.testing import dicom_radiograph, jpeg_radiograph
-from tests.unit.cli.test_cli import Home, home  # noqa: F401 - a fixture
+from tests.home import Home
 
 SECRET = "SECRETNAME"
 
 
 @pytest.fixture
-def ward(home: Home, tmp_path: Path) -> Home:  # noqa: F811
+def ward(home: Home, tmp_path: Path) -> Home:
     """A home with films of six patients, two of each of the first two; three pictures of a child; a PNG and a TIFF."""
     folder = tmp_path / "films"
     folder.mkdir()

@@ -8,11 +8,11 @@ import pytest
 from medd.errors import SettingsError
 from medd.registry.find import find_folder
 from medd.testing import cheap_series, stub_bundle
-from tests.unit.cli.test_cli import Home, home  # noqa: F401 - a fixture
+from tests.home import Home
 
 
 @pytest.fixture
-def ward(home: Home, tmp_path: Path) -> Home:  # noqa: F811
+def ward(home: Home, tmp_path: Path) -> Home:
     """A home with three films that wait."""
     for number, film in enumerate(cheap_series(3, rows=64, columns=64)):
         (tmp_path / f"film{number}.dcm").write_bytes(film)
@@ -20,11 +20,11 @@ def ward(home: Home, tmp_path: Path) -> Home:  # noqa: F811
     return home
 
 
-def roles(home: Home) -> dict[str, str]:  # noqa: F811
+def roles(home: Home) -> dict[str, str]:
     return {row["model"]: row["role"] for row in home.json("models", "list")}
 
 
-def events(home: Home) -> list[tuple[str, str, str, str]]:  # noqa: F811
+def events(home: Home) -> list[tuple[str, str, str, str]]:
     return [(row["what"], row["model"], row["who"], row["why"]) for row in home.json("models", "show")]
 
 
@@ -61,7 +61,7 @@ def test_annotate_says_in_a_line_what_is_wrong(ward, arguments, message):
     assert message in ward.refused("annotate", *arguments)
 
 
-def test_models_go_on_duty_and_back_with_who_and_why(home, tmp_path):  # noqa: F811
+def test_models_go_on_duty_and_back_with_who_and_why(home, tmp_path):
     folder = stub_bundle(tmp_path / "two", version="2")
     assert roles(home) == {"stub/1": "champion"}
     assert home.medd("models", "register", folder, "--who", "anna")[0] == "stub/2 is known\n"
@@ -82,19 +82,19 @@ def test_models_go_on_duty_and_back_with_who_and_why(home, tmp_path):  # noqa: F
     assert "nothing to go back to" in home.refused("models", "rollback")
 
 
-def test_a_model_in_the_home_is_named_by_its_folder(home):  # noqa: F811
+def test_a_model_in_the_home_is_named_by_its_folder(home):
     stub_bundle(home.path / "models" / "stub-7", version="7")
     home.medd("models", "promote", "stub-7")
     assert roles(home)["stub/7"] == "champion"
 
 
-def test_who_is_the_user_unless_another_is_named(home, tmp_path, monkeypatch):  # noqa: F811
+def test_who_is_the_user_unless_another_is_named(home, tmp_path, monkeypatch):
     monkeypatch.setenv("LOGNAME", "carla")
     home.medd("models", "promote", stub_bundle(tmp_path / "two", version="2"))
     assert events(home)[0][2] == "carla"
 
 
-def test_a_broken_bundle_is_refused_by_one_line_and_the_champion_stays(home, tmp_path):  # noqa: F811
+def test_a_broken_bundle_is_refused_by_one_line_and_the_champion_stays(home, tmp_path):
     folder = stub_bundle(tmp_path / "two", version="2")
     home.medd("models", "register", folder)
     (folder / "stub.json").write_text("damaged")
@@ -105,7 +105,7 @@ def test_a_broken_bundle_is_refused_by_one_line_and_the_champion_stays(home, tmp
     assert "altered" in row["unusable"]
 
 
-def test_a_bundle_that_loads_but_cannot_score_is_refused(home, tmp_path):  # noqa: F811
+def test_a_bundle_that_loads_but_cannot_score_is_refused(home, tmp_path):
     folder = stub_bundle(tmp_path / "two", version="2")
     about = json.loads((folder / "bundle.json").read_text())
     about["labels"] = ["NORMAL", "PNEUMONIA", "COVID"]
@@ -114,7 +114,7 @@ def test_a_bundle_that_loads_but_cannot_score_is_refused(home, tmp_path):  # noq
     assert roles(home)["stub/1"] == "champion"
 
 
-def test_an_unknown_model_is_refused_by_one_line(home):  # noqa: F811
+def test_an_unknown_model_is_refused_by_one_line(home):
     assert "'stub/9'" in home.refused("models", "promote", "stub/9")
     assert "no model of this name and version" in home.refused("models", "show", "stub/9")
 
@@ -138,7 +138,7 @@ def test_what_is_no_text_is_refused_by_one_line(ward, arguments):
     assert "text in UTF-8 without NUL is needed" in ward.refused(*arguments)
 
 
-def test_name_that_no_file_system_takes_is_refused_by_one_line(home):  # noqa: F811
+def test_name_that_no_file_system_takes_is_refused_by_one_line(home):
     assert "File name too long" in home.refused("models", "promote", "m" * 300)
     with pytest.raises(SettingsError, match="File name too long"):
         find_folder("m" * 300, [], home.path)
@@ -149,5 +149,5 @@ def test_rescore_says_how_many_come_back(ward):
     assert "--since" in ward.refused("rescore", "--since", "yesterday")
 
 
-def test_retrain_without_data_says_where_to_name_them(home):  # noqa: F811
+def test_retrain_without_data_says_where_to_name_them(home):
     assert "set retrain.data" in home.refused("retrain")

@@ -2,7 +2,6 @@
 
 import getpass
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,43 +9,21 @@ from xml.etree import ElementTree
 
 import pytest
 
-from medd.cli import main as cli
 from medd.store import users
 from medd.store.audit import Event, add_event
 from medd.store.database import Database
 from medd_web import passwords
+from tests.home import Home
 
 PASSWORD = "four words in a row"
 
 
-class Home:
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.path, self._monkeypatch, self._capsys = path, monkeypatch, capsys
-        monkeypatch.setenv("MEDD_HOME", str(path))
-
-    def medd(self, *arguments: object, code: int = 0) -> tuple[str, str]:
-        self._capsys.readouterr()
-        self._monkeypatch.setattr(sys, "argv", ["medd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, f"{written.out}\n{written.err}"
-        return written.out, written.err
-
-    def rows(self, *arguments: object) -> list[dict]:
-        return json.loads(self.medd(*arguments, "--format", "json")[0])
-
-    def read(self, function: Callable, *arguments: object) -> object:
-        database = Database(f"sqlite:///{self.path / 'medd.db'}")
-        with database.read() as connection:
-            found = function(connection, *arguments)
-        database.close()
-        return found
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Home:
-    return Home(tmp_path / "home", monkeypatch, capsys)
+def read(home: Home, function: Callable, *arguments: object) -> object:
+    database = home.database()
+    with database.read() as connection:
+        found = function(connection, *arguments)
+    database.close()
+    return found
 
 
 @pytest.fixture
@@ -63,10 +40,10 @@ def ann(home: Home, file: Path) -> Home:
 
 
 def test_a_user_is_added_with_a_password_from_a_file(ann):
-    known = ann.read(users.find_account, "ann")
+    known = read(ann, users.find_account, "ann")
     assert known.password.startswith("$argon2id$")
     assert passwords.is_right(PASSWORD, known.password)
-    [row] = ann.rows("users", "list")
+    [row] = ann.json("users", "list")
     assert (row["name"], row["role"], row["password"], row["disabled"]) == ("ann", "administrator", True, False)
     assert "argon2" not in str(row)
 
@@ -74,7 +51,7 @@ def test_a_user_is_added_with_a_password_from_a_file(ann):
 def test_a_password_comes_from_standard_input_too(home, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PASSWORD}\r\n"))
     home.medd("users", "add", "ann", "--password-file", "-")
-    assert passwords.is_right(PASSWORD, home.read(users.find_account, "ann").password)
+    assert passwords.is_right(PASSWORD, read(home, users.find_account, "ann").password)
 
 
 def test_a_password_is_asked_for_twice_at_a_terminal(home, monkeypatch):
@@ -85,7 +62,7 @@ def test_a_password_is_asked_for_twice_at_a_terminal(home, monkeypatch):
     monkeypatch.setattr(getpass, "getpass", lambda prompt: next(answers))
     assert "the two differ" in home.medd("users", "add", "ann", code=2)[1]
     home.medd("users", "add", "ann")
-    assert passwords.is_right(PASSWORD, home.read(users.find_account, "ann").password)
+    assert passwords.is_right(PASSWORD, read(home, users.find_account, "ann").password)
 
 
 def test_no_command_takes_a_password_as_an_argument(home):
@@ -140,7 +117,7 @@ def test_a_hash_of_no_known_kind_is_no_door():
 
 def test_a_program_has_no_password(home):
     home.medd("users", "add", "pacs-script", "--no-password", "--role", "operator")
-    assert home.read(users.find_account, "pacs-script").password is None
+    assert read(home, users.find_account, "pacs-script").password is None
 
 
 def test_users_are_changed_disabled_and_let_in_again(ann, file):
@@ -148,11 +125,11 @@ def test_users_are_changed_disabled_and_let_in_again(ann, file):
     assert "reader" in ann.medd("users", "role", "ann", "reader")[0]
     ann.medd("users", "password", "ANN", "--password-file", file)
     ann.medd("users", "disable", "ann")
-    known = ann.read(users.find_account, "ann")
+    known = read(ann, users.find_account, "ann")
     assert (str(known.role), known.disabled) == ("reader", True)
     assert passwords.is_right("some other words in a row", known.password)
     ann.medd("users", "enable", "ann")
-    assert ann.read(users.find_account, "ann").disabled is False
+    assert read(ann, users.find_account, "ann").disabled is False
 
 
 def test_the_tokens_that_outlive_a_password_are_counted_and_can_be_taken_back(ann, file):
@@ -160,7 +137,7 @@ def test_the_tokens_that_outlive_a_password_are_counted_and_can_be_taken_back(an
     file.write_text("some other words in a row\n")
     assert "1 of ann's tokens still hold" in ann.medd("users", "password", "ann", "--password-file", file)[0]
     assert "still hold" not in ann.medd("users", "password", "ann", "--tokens", "--password-file", file)[0]
-    assert ann.rows("users", "token", "list") == []
+    assert ann.json("users", "token", "list") == []
 
 
 def test_the_last_administrator_is_not_taken_away_in_silence(ann):
@@ -176,28 +153,28 @@ def test_who_is_not_there_is_named(ann):
 
 def test_a_token_is_shown_once(ann):
     made = ann.medd("users", "token", "add", "ann", "--for", "nightly export", "--days", "30")[0].strip()
-    assert ann.read(users.find_token, made) is not None
-    [row] = ann.rows("users", "token", "list")
+    assert read(ann, users.find_token, made) is not None
+    [row] = ann.json("users", "token", "list")
     assert (row["account"], row["name"]) == ("ann", "nightly export")
     assert made not in str(row)
     assert "token 1 of ann is revoked" in ann.medd("users", "token", "revoke", row["id"])[0]
-    assert ann.read(users.find_token, made) is None
+    assert read(ann, users.find_token, made) is None
     assert ann.medd("users", "token", "add", "ann", "--days", "0")[0].startswith("medd_")
-    assert ann.rows("users", "token", "list")[0]["expires_at"] is None
+    assert ann.json("users", "token", "list")[0]["expires_at"] is None
 
 
 def test_the_trail_tells_who_changed_whom_and_who_read_it(ann):
     ann.medd("users", "token", "add", "ann")
     ann.medd("users", "role", "ann", "operator")
-    told = [(row["action"], row["detail"]) for row in ann.rows("audit")]
+    told = [(row["action"], row["detail"]) for row in ann.json("audit")]
     assert told == [
         ("audit_read", ""),
         ("role_changed", "operator for ann"),
         ("token_changed", "made 'api' for ann"),
         ("user_changed", "added ann as administrator"),
     ]
-    assert {row["account"] for row in ann.rows("audit", "--limit", 2)} == {getpass.getuser()}
-    assert PASSWORD not in str(ann.rows("audit"))
+    assert {row["account"] for row in ann.json("audit", "--limit", 2)} == {getpass.getuser()}
+    assert PASSWORD not in str(ann.json("audit"))
 
 
 def test_the_trail_is_filtered_and_has_the_form_of_dicom(ann):
@@ -205,10 +182,10 @@ def test_the_trail_is_filtered_and_has_the_form_of_dicom(ann):
     with database.write() as connection:
         add_event(connection, Event("ann", "case_seen", address="10.0.0.1", study="1.2.3", detail="<script>\u202e"))
     database.close()
-    assert [row["action"] for row in ann.rows("audit", "--user", "ann")] == ["case_seen"]
-    assert [row["action"] for row in ann.rows("audit", "--study", "1.2.3")] == ["case_seen"]
-    assert ann.rows("audit", "--action", "nothing") == []
-    assert len(ann.rows("audit", "--since", "1h")) > 3
+    assert [row["action"] for row in ann.json("audit", "--user", "ann")] == ["case_seen"]
+    assert [row["action"] for row in ann.json("audit", "--study", "1.2.3")] == ["case_seen"]
+    assert ann.json("audit", "--action", "nothing") == []
+    assert len(ann.json("audit", "--since", "1h")) > 3
     lines = ann.medd("audit", "--action", "case_seen", "--format", "xml")[0].splitlines()
     [message] = map(ElementTree.fromstring, lines)
     assert message.find("EventIdentification/EventID").get("csd-code") == "110103"

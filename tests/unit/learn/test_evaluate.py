@@ -300,7 +300,7 @@ def test_images_that_trained_the_model_are_counted_and_told(home, pictures, tmp_
 def test_a_split_that_is_no_such_table_is_an_error(tmp_path, text):
     assert assess.sides_of(tmp_path) == {}
     (tmp_path / "split.csv").write_bytes(text)
-    with pytest.raises(SettingsError, match="split.csv"):
+    with pytest.raises(SettingsError, match=r"split\.csv"):
         assess.sides_of(tmp_path)
 
 
