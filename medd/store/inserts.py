@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
 from medd.errors import InputError, TransientError
@@ -142,7 +143,7 @@ class InstanceInserter:
             pooled = self._database.engine.raw_connection()
         except self._dbapi.Error:
             raise
-        except Exception as error:  # SQLAlchemy wraps what the driver raises when it connects
+        except SQLAlchemyError as error:  # it wraps what the driver raises when it connects
             raise TransientError(f"database: {type(error).__name__}") from error
         if not self._database.is_sqlite:
             pooled.driver_connection.autocommit = True  # type: ignore[union-attr] # BEGIN and COMMIT are ours

@@ -119,11 +119,13 @@ def test_a_server_stopped_and_started_under_load_costs_no_image(
     films = list(cheap_series(200, rows=64, columns=64, part10=False))
     with running(daemon_on(tmp_path / "home", server, delay_s=0.05, MEDD_WORKER__BATCH_SIZE="4")) as daemon:
         parts = set(daemon.children().values())
-        senders = [Persistent(daemon.port, films[place::2]) for place in range(2)]
+        first = Persistent(daemon.port, films[:1])
+        first.start()
+        wait_until(lambda: ask("SELECT count(*) FROM prediction") > 0, 60, "the worker at work")
+        senders = [Persistent(daemon.port, films[1 + place :: 2]) for place in range(2)]
         for sender in senders:
             sender.start()
-        wait_until(lambda: sum(len(sender.stored) for sender in senders) > 60)
-        wait_until(lambda: ask("SELECT count(*) FROM prediction") > 0, 60, "the worker at work")
+        wait_until(lambda: sum(len(sender.stored) for sender in senders) > 40)
         server.stop(how)
         away = [len(sender.stored) for sender in senders]
         wait_until(lambda: all(0xA700 in sender.statuses for sender in senders), 60, "a refusal during the outage")
@@ -137,7 +139,7 @@ def test_a_server_stopped_and_started_under_load_costs_no_image(
             assert not sender.is_alive()
             assert set(sender.statuses) <= {0x0000, 0xA700, None}
         wait_until(lambda: ask.unfinished() == 0, 60, "the last result")
-        ask.assert_once([uid for sender in senders for uid in sender.stored])
+        ask.assert_once([uid for sender in (first, *senders) for uid in sender.stored])
         assert ask("SELECT count(*) FROM instance") == 200
         assert set(daemon.children().values()) == parts, "no process had to start again for it"
     log = daemon.log.read_text()
