@@ -132,7 +132,7 @@ def load(home: Path | None = None, config: Path | None = None, **overrides: Any)
     if named or file.is_file():
         try:
             values = tomllib.loads(file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{file}: cannot be read as TOML. Received: {error}") from error
     if "home" in values:
         raise SettingsError(f"{file}: home: set it by --home or MEDD_HOME, not in the file")

@@ -40,7 +40,7 @@ class DeliverSettings(Section):
     #: Seconds after which the work of a deliverer that fell silent goes to another.
     lease_s: float = Field(default=60, gt=1, le=300)
     #: Seconds between looks at an empty outbox.
-    poll_s: float = Field(default=0.5, gt=0)
+    poll_s: float = Field(default=0.5, gt=0, le=86_400)
     #: Hours for which a destination that is away is tried before a delivery is dead.
     give_up_after_h: float = Field(default=72, gt=0)
 

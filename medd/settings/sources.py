@@ -26,13 +26,13 @@ class ListenerSettings(Section):
     #: Associations at one time; more are rejected as "temporary congestion".
     max_associations: int = Field(default=25, ge=1)
     #: Seconds without a byte from a peer before its association is aborted.
-    network_timeout_s: float = Field(default=30, ge=0.001)
+    network_timeout_s: float = Field(default=30, ge=0.001, le=86_400)
     #: Largest dataset accepted, MiB.
     max_object_mib: int = Field(default=2048, ge=1)
     #: Associations at one time from one address; 0 sets no limit of its own.
     max_associations_per_host: int = Field(default=0, ge=0)
     #: Seconds a peer may take from the connection to its association request, the TLS handshake included.
-    association_timeout_s: float = Field(default=10, ge=0.001)
+    association_timeout_s: float = Field(default=10, ge=0.001, le=86_400)
     #: Without a certificate, the port speaks DICOM in the clear.
     tls: TlsSettings = TlsSettings()
 
@@ -43,11 +43,11 @@ class InboxSettings(Section):
     #: Relative to the home folder, or absolute.
     path: Path = Path("inbox")
     #: Seconds a file must be unchanged before it is taken.
-    settle_s: float = Field(default=2, ge=0)
+    settle_s: float = Field(default=2, ge=0, le=86_400)
     #: True for network drives, which send no change events.
     poll: bool = False
     #: Seconds between complete rescans, which find what the watcher missed.
-    rescan_s: float = Field(default=30, gt=0)
+    rescan_s: float = Field(default=30, gt=0, le=86_400)
     #: What becomes of a file that was taken: "move" (to done/ or rejected/), "leave" or "delete".
     after: Literal["move", "leave", "delete"] = "move"
 
@@ -66,7 +66,7 @@ class PeerSettings(Section):
     #: The table, even an empty one, turns TLS on.
     tls: TlsSettings | None = None
     #: Seconds to connect, and without an answer, before it counts as away.
-    timeout_s: float = Field(default=30, gt=0)
+    timeout_s: float = Field(default=30, gt=0, le=86_400)
     #: How `medd pull` fetches images: "move" to our listener, or "get" on the same association.
     retrieve: Literal["get", "move"] = "get"
 
@@ -82,7 +82,7 @@ class DicomWebSettings(Section):
     token_file: str = ""
     #: Certificates to trust instead of the system's, PEM.
     ca: str = ""
-    timeout_s: float = Field(default=30, gt=0)
+    timeout_s: float = Field(default=30, gt=0, le=86_400)
 
 
 class PullSettings(Section):

@@ -32,7 +32,7 @@ class WebSettings(Section):
     #: A file with a token that gives its bearer `/metrics` and nothing else; relative to the home folder, or absolute.
     metrics_token_file: str = ""
     #: Seconds that the first image in the queue may wait before `/health` says that something is wrong.
-    max_queue_age_s: float = Field(default=900, gt=0)
+    max_queue_age_s: float = Field(default=900, gt=0, le=86_400)
     #: With a certificate, the port speaks https only.
     tls: TlsSettings = TlsSettings()
 

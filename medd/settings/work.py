@@ -34,7 +34,7 @@ class WorkerSettings(Section):
     #: Processes that decode, and threads of the network, of each worker; 0 takes every core.
     threads: int = Field(default=0, ge=0)
     #: Seconds that decoding one image may take; what takes longer twice has failed.
-    decode_timeout_s: float = Field(default=60, ge=1)
+    decode_timeout_s: float = Field(default=60, ge=1, le=86_400)
     #: Memory that decoding one image may take, MiB.
     decode_memory_mib: int = Field(default=4096, ge=512)
     #: Images scored together when that many wait; one alone never waits for more.
@@ -45,9 +45,9 @@ class WorkerSettings(Section):
     max_attempts: int = Field(default=5, ge=1)
     #: Seconds after which a process of the daemon is replaced in which a batch, a plugin's hook or a destination's next
     #: object does not end; what it had in hand is tried again.
-    stuck_s: float = Field(default=900, ge=10)
+    stuck_s: float = Field(default=900, ge=10, le=86_400)
     #: Seconds between looks at an empty queue.
-    poll_s: float = Field(default=0.2, gt=0)
+    poll_s: float = Field(default=0.2, gt=0, le=86_400)
 
 
 class ModelSettings(Section):

@@ -58,7 +58,7 @@ class Database:
                     hide_parameters=True,
                     connect_args=_POSTGRESQL,
                 )
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:
             raise SettingsError("database.url: not a database URL, such as sqlite:///medd.db") from error
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             message = "database.url: the driver is missing; install it with: pip install 'medd[postgres]'"

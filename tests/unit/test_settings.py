@@ -5,6 +5,7 @@ import pytest
 
 from medd import settings
 from medd.errors import SettingsError
+from medd.store.database import Database
 from tests.support import ROOT
 
 
@@ -205,3 +206,21 @@ def _flatten(table: dict, prefix: str = "") -> dict:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def test_a_file_nested_too_deep_is_one_line(home):
+    (home / "medd.toml").write_text("a = " + "[" * 3000)
+    with pytest.raises(SettingsError, match="cannot be read as TOML"):
+        settings.load(home)
+
+
+def test_a_url_that_is_none_is_one_line():
+    with pytest.raises(SettingsError, match="not a database URL"):
+        Database("http://[::1")
+
+
+@pytest.mark.parametrize("seconds", ["1e300", "inf", "nan"])
+def test_seconds_are_bounded(home, seconds):
+    (home / "medd.toml").write_text(f"[listener]\nassociation_timeout_s = {seconds}\n")
+    with pytest.raises(SettingsError, match=r"listener\.association_timeout_s"):
+        settings.load(home)
