@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=60, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--images", type=int, default=10_000, help="in ten parts; default: %(default)s")
     args = parser.parse_args()
-    idle_s, part, parts = (10, 200, 5) if args.quick else (args.idle, args.images // 10, 10)
+    idle_s, part, parts = (10, 200, 5) if args.quick else (args.idle, max(1, args.images // 10), 10)
 
     scratch = Path(tempfile.mkdtemp(prefix="medd-bench-", dir=args.scratch))
     try:
@@ -60,6 +60,7 @@ def main() -> None:
             with MeddWhole(scratch) as medd:
                 time.sleep(5)  # start-up is over
                 processes = tree(medd)
+                titles = list(map(title, processes))
                 cpu, start = cpu_seconds(processes), time.perf_counter()
                 time.sleep(idle_s)
                 cpu, idle = cpu_seconds(processes) - cpu, time.perf_counter() - start
@@ -74,7 +75,8 @@ def main() -> None:
                         rates.append(part / (time.perf_counter() - start))
                         time.sleep(2)
                     # Decoders start with the first image.
-                    processes = [*processes, *(one for one in tree(medd) if one not in processes)]
+                    fresh = [one for one in tree(medd) if one not in processes]
+                    processes, titles = [*processes, *fresh], [*titles, *map(title, fresh)]
                     seen = memory([one for one in processes if one.is_running()])
                     cells = [
                         f"{seen[one.pid][0]:.0f} ({seen[one.pid][1]:.0f})" if one.pid in seen else "ended"
@@ -82,7 +84,7 @@ def main() -> None:
                     ]
                     rows.append([f"{number * part:,}", f"{rates[-1]:.1f}" if rates else "", *cells])
                     print(rows[-1], file=sys.stderr)
-                header = ["images", "images/s", *map(title, processes)]
+                header = ["images", "images/s", *titles]
                 rows = [row + [""] * (len(header) - len(row)) for row in rows]
             note = (
                 f"Idle for {idle:.0f} s, all processes together used {cpu:.2f} s of CPU: {100 * cpu / idle:.2f} % of a "

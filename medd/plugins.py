@@ -185,7 +185,8 @@ def review(manager: pluggy.PluginManager, candidate: ModelVersion, champion: Mod
     for implementation in manager.hook.review_candidate.get_hookimpls():
         facts: dict[str, Any] = {"candidate": candidate, "champion": champion}
         try:
-            answers: Any = implementation.function(*(facts[name] for name in implementation.argnames)) or ()
+            with stuck.bounded(f"plugin {implementation.plugin_name!r} in review_candidate"):
+                answers: Any = implementation.function(*(facts[name] for name in implementation.argnames)) or ()
             objections += [Objection(str(answer.reason)) for answer in answers]
         except Exception as error:  # a stranger's rule may raise anything; what it did not answer it does not allow
             log.exception("a plugin failed in review_candidate", extra={"event": "plugin.failed"})

@@ -44,12 +44,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def read_csv(table: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(table: Path, columns: Iterable[str], *, exact: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV in UTF-8, each with the number of its last line; what a row does not have is "".
 
     Args:
         table: The file.
         columns: Those that it must have.
+        exact: No others, and in this order.
 
     Raises:
         SettingsError: It cannot be read, or lacks a column.
@@ -57,7 +58,8 @@ def read_csv(table: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[st
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, restval="")
-            if not set(columns) <= set(rows.fieldnames or ()):
+            found = tuple(rows.fieldnames or ())
+            if found != tuple(columns) if exact else not set(columns) <= set(found):
                 wanted = " and ".join(columns)
                 raise SettingsError(f"{table}: the columns {wanted} are needed. Received: {rows.fieldnames}")
             for row in rows:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pluggy
 
-from medd import plugins
+from medd import plugins, stuck
 from medd.classify.classifier import Input, LoadedModel
 from medd.classify.duty import Duty
 from medd.classify.prepare import Order
@@ -87,7 +87,8 @@ class ClassifyStage:
         assert self._duty is not None
         ready = [place for place, one in enumerate(prepared) if isinstance(one, Input)]
         try:
-            outcomes = self._predict(candidate, [jobs[place] for place in ready], [prepared[place] for place in ready])
+            with stuck.bounded("the candidate"):
+                outcomes = self._predict(candidate, [jobs[one] for one in ready], [prepared[one] for one in ready])
             with self._queue.database.write() as connection:
                 record_shadow(connection, [one for one in outcomes if isinstance(one, Prediction)])
         except TransientError as error:

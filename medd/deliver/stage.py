@@ -205,8 +205,10 @@ class Deliverer:
         if report is not None:
             try:
                 objects = _Ours(self._make_objects(report))
-                sending = lane.destination.send(report, objects, known)
-                for one in stuck.bounded_each(sending, f"destination {claimed.destination!r}"):
+                name = f"destination {claimed.destination!r}"
+                with stuck.bounded(name):
+                    sending = lane.destination.send(report, objects, known)
+                for one in stuck.bounded_each(sending, name):
                     taken.append(one)  # one by one: what came before an error stays
             except (TransientError, PeerRefused, InputError) as error:
                 failure = error

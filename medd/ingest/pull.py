@@ -191,7 +191,7 @@ class Pull:
             if self._stop.wait(max(0.0, next_start - time.monotonic())):
                 return
             if self._limits.studies_per_min:
-                next_start = time.monotonic() + 60 / self._limits.studies_per_min
+                next_start = time.monotonic() + min(60 / self._limits.studies_per_min, 86_400)
             if self._is_known(study, self._find_earlier([study])[study.study_instance_uid]):
                 continue  # another run was faster
             tally, failure = self._fetch(study)

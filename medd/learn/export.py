@@ -351,7 +351,7 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, str]]:
     table = folder / MANIFEST
     if not table.is_file():
         return {}
-    rows = read_csv(table, _COLUMNS)
+    rows = read_csv(table, _COLUMNS, exact=True)
     return {PurePath(row["path"]).name: (_folder_name(row["label"]), row["patient"]) for _, row in rows}
 
 

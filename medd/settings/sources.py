@@ -66,7 +66,7 @@ class PeerSettings(Section):
     #: The table, even an empty one, turns TLS on.
     tls: TlsSettings | None = None
     #: Seconds to connect, and without an answer, before it counts as away.
-    timeout_s: float = Field(default=30, gt=0, le=86_400)
+    timeout_s: float = Field(default=30, gt=0, le=600)
     #: How `medd pull` fetches images: "move" to our listener, or "get" on the same association.
     retrieve: Literal["get", "move"] = "get"
 
@@ -82,7 +82,7 @@ class DicomWebSettings(Section):
     token_file: str = ""
     #: Certificates to trust instead of the system's, PEM.
     ca: str = ""
-    timeout_s: float = Field(default=30, gt=0, le=86_400)
+    timeout_s: float = Field(default=30, gt=0, le=600)
 
 
 class PullSettings(Section):

@@ -44,7 +44,7 @@ class WorkerSettings(Section):
     #: Tries before a job is dead.
     max_attempts: int = Field(default=5, ge=1)
     #: Seconds after which a process of the daemon is replaced in which a batch, a plugin's hook or a destination's next
-    #: object does not end; what it had in hand is tried again.
+    #: object does not end; what it had in hand is tried again. Well above every time-out and the longest batch.
     stuck_s: float = Field(default=900, ge=10, le=86_400)
     #: Seconds between looks at an empty queue.
     poll_s: float = Field(default=0.2, gt=0, le=86_400)

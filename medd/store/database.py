@@ -58,11 +58,11 @@ class Database:
                     hide_parameters=True,
                     connect_args=_POSTGRESQL,
                 )
-        except (ArgumentError, ValueError) as error:
-            raise SettingsError("database.url: not a database URL, such as sqlite:///medd.db") from error
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             message = "database.url: the driver is missing; install it with: pip install 'medd[postgres]'"
             raise SettingsError(message) from error
+        except (ArgumentError, ValueError) as error:
+            raise SettingsError("database.url: not a database URL, such as sqlite:///medd.db") from error
 
     @contextmanager
     def write(self, wait_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:

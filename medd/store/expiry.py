@@ -51,6 +51,7 @@ class Expiry:
         with database.read() as connection:
             others = sa.exists().where(job.c.spool.not_in(("", self._here)))
             self._is_alone = not connection.scalar(sa.select(others))
+            self._read_promises(connection)  # all of them here, so that later only new ones are read under a lock
 
     def walk(self, wanted: ColumnElement[bool], before: datetime) -> Iterator[list[str]]:
         """The studies of images from before a moment, the oldest first, each once, a portion at a time."""

@@ -35,7 +35,7 @@ class Hl7Destination(Destination):
         port: int = Field(default=2575, ge=1, le=65535)
         #: The table, even an empty one, turns TLS on.
         tls: TlsSettings | None = None
-        timeout_s: float = Field(default=10, gt=0)
+        timeout_s: float = Field(default=10, gt=0, le=600)
         sending_application: str = "MEDD"
         sending_facility: str = ""
         receiving_application: str = ""

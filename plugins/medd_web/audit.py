@@ -3,6 +3,7 @@
 An event is committed before what it tells of is shown: where it cannot be kept, nothing is shown.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from sqlalchemy import Connection
 
+from medd.errors import TransientError
 from medd.records import AuditOutcome
 from medd.store.audit import Event, add_event
 from medd_web.actions import Action
@@ -18,6 +20,8 @@ from medd_web.context import Context
 
 if TYPE_CHECKING:
     from medd_web.auth import User
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Action", "attempt", "record", "record_in"]
 
@@ -72,12 +76,15 @@ def record_in(
 def attempt(context: Context, request: Request, user: "User", action: str, detail: str) -> Iterator[None]:
     """Keep what became of a change that is made in transactions of others: a success, or a failure where it raises.
 
-    For changes that keep by themselves who made them and why (`medd.registry`): this event comes after them, and is
-    missing where the process dies between the two.
+    For changes that keep by themselves who made them and why (`medd.registry`): this event comes after them. Where it
+    cannot be kept any more the log says so, and what became of the change is answered all the same.
     """
     outcome = AuditOutcome.FAILED
     try:
         yield
         outcome = AuditOutcome.SUCCESS
     finally:
-        record(context, request, user, action, detail=detail, outcome=outcome)
+        try:
+            record(context, request, user, action, detail=detail, outcome=outcome)
+        except TransientError as error:
+            log.error("an event of the audit trail is lost: %s", error, extra={"event": "web.audit_lost"})

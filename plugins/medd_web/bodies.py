@@ -98,7 +98,7 @@ def note_images(context: Context, request: Request, user: User, studies: Mapping
         TransientError: The database is away.
     """
     address = address_of(request)
-    with context.write() as connection:
+    with context.database.write() as connection:  # with patience: the images are here, and would be sent again
         for study, count in sorted(studies.items()):
             event = Event(user.name, Action.IMAGES_RECEIVED, address=address, study=study, detail=f"{count} by {how}")
             add_event(connection, event)

@@ -44,7 +44,7 @@ class WebhookDestination(Destination):
         secret_file: str = ""
         #: Certificates to trust instead of the public ones that come with requests (certifi), PEM.
         ca: str = ""
-        timeout_s: float = Field(default=10, gt=0)
+        timeout_s: float = Field(default=10, gt=0, le=600)
 
     def __init__(self, name: str, own: Any, settings: MeddSettings) -> None:
         super().__init__(name, own, settings)

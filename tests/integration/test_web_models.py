@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from medd.errors import TransientError
 from medd.hookspecs import ClassifierSpec
 from medd.learn.curves import curves
 from medd.learn.evaluate import measure
@@ -26,7 +27,7 @@ from medd.store.models import find_on_duty
 from medd.store.repository import record_shadow
 from medd.testing import stub_bundle
 from medd_pneumonia import register_classifiers
-from medd_web import passwords
+from medd_web import audit, passwords
 from medd_web.dossier import compile_dossier
 from tests.rows import prediction_of
 from tests.ward import Ward
@@ -149,6 +150,16 @@ def test_what_is_refused_says_why_on_the_page(web):
         ("rollback: back", "failed"),
         ("promote stub/2: better", "failed"),
     ]
+
+
+def test_a_change_that_was_made_is_told_though_its_event_is_lost(web, monkeypatch, caplog):
+    def lose(*_, **__):
+        raise TransientError("the database is locked")
+
+    monkeypatch.setattr(audit, "record", lose)
+    assert post(web, "promote", model="stub/2", why="better").status_code == 303
+    assert on_duty(web) == {"champion": "stub/2"}
+    assert "an event of the audit trail is lost" in caplog.text
 
 
 def test_a_plugin_that_objects_keeps_a_model_off_duty(tmp_path):

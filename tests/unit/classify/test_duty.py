@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from medd import hookimpl
+from medd import hookimpl, stuck
 from medd.classify import duty
 from medd.classify.duty import Duty
 from medd.classify.prepare import prepare_file
@@ -224,6 +224,22 @@ def test_a_promoted_candidate_shows_its_scores_from_then_on(ward):
     ward.work()
     assert ward.shown() == ["stub/1", "stub/2"]
     assert ward.shadows() == [(1, "stub/2")]
+
+
+def test_a_candidate_that_hangs_ends_its_process_too(ward):
+    ward.set_candidate(ward.register("2"))
+    ward.duty.look()
+    bounded: list[list[str]] = []
+
+    class Watched(Failing):
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            bounded.append([what for _, what in stuck._calls.values()])
+            return super().predict(batch)
+
+    object.__setattr__(ward.duty.candidate, "classifier", Watched("raises"))
+    ward.receive(1)
+    ward.work()
+    assert bounded == [["the candidate"]]
 
 
 @pytest.mark.parametrize("how", ["raises", "returns nonsense"])
