@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 #: How long a process may take to start, seconds: it imports what it works with.
 _START_S = 60.0
 _READY = "ready"
+#: For glibc (mallopt(3)): buffers of a film's size are kept for the next film, up to the second figure beyond what is in
+#: use. Fetched anew they cost a page fault for every 4 KiB: 17 of 25 ms of an uncompressed film of 2048 × 2048.
+_KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 
 
 class Isolated:
@@ -110,6 +113,7 @@ class _Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "medd.imaging.isolated", *limits],
                 pass_fds=(theirs.fileno(),),
+                env=os.environ | _KEEP,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # Not the terminal's Ctrl-C: whoever holds the other end of the pipe decides.

@@ -1,5 +1,6 @@
 """The last step to the network: its size, its range, and that it is the same bytes each time."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from pydantic import ValidationError
 
-from medd.imaging.preprocess import PreprocessSpec, fit, normalise, preprocess
+from medd.imaging.preprocess import PreprocessSpec, brightness, fit, normalise, preprocess
 
 
 def film(rows: int, columns: int) -> np.ndarray:
@@ -18,6 +19,18 @@ def test_shrinking_by_a_whole_number_takes_the_mean_of_each_block():
     image = film(300, 300)
     blocks = image.reshape(150, 2, 150, 2).mean(axis=(1, 3))
     assert_allclose(fit(image, PreprocessSpec(size=150)), blocks, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(601, 602), (603, 1001), (1024, 640), (600, 601), (2048, 2048)])
+def test_a_film_is_shrunk_to_the_bit_as_opencv_does_it_in_one_go(shape):
+    image = film(*shape)
+    at_once = cv2.resize(image, (150, 150), interpolation=cv2.INTER_AREA)
+    assert_array_equal(fit(image, PreprocessSpec(size=150)), at_once)
+
+
+def test_brightness_is_mean_and_standard_deviation():
+    for image in (film(300, 200), np.full((100, 100), 0.7, np.float32)):
+        assert_allclose(brightness(image), (image.mean(dtype=float), image.std(dtype=float)), atol=1e-7)
 
 
 def test_stretching_ignores_the_aspect_ratio():
