@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 #: How long a process may take to start, seconds: it imports what it works with.
 _START_S = 60.0
 _READY = "ready"
-#: For glibc (mallopt(3)): buffers of a film's size are kept for the next film, up to the second figure beyond what is in
-#: use. Fetched anew they cost a page fault for every 4 KiB: 17 of 25 ms of an uncompressed film of 2048 × 2048.
+#: For glibc (mallopt(3)): buffers of a film's size are kept for the next film, the second figure beyond what is in
+#: use at most. Fetched anew they cost a page fault for every 4 KiB: 17 of 25 ms of an uncompressed film of 2048 × 2048.
 _KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 
 
