@@ -11,6 +11,7 @@ from medd import DISCLAIMER, __version__
 from medd.cli import (
     admin,
     annotate,
+    backfill,
     classify,
     demo,
     doctor,
@@ -93,6 +94,7 @@ app.add_typer(models.app, name="models", help="The models: which is on duty, whi
 app.command()(models.rescore)
 app.command()(purge.purge)
 app.command()(pull.pull)
+app.command()(backfill.backfill)
 app.command()(echo.echo)
 app.command()(load.load)
 app.command()(doctor.doctor)
