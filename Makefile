@@ -10,7 +10,7 @@ setup: .venv/.done
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medd needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[postgres,ray,train,web,dev]'
+		--editable '.[postgres,ray,s3,train,web,dev]'
 	touch $@
 
 demo: setup
