@@ -45,12 +45,17 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the bundle.  [default: HOME/models/NAME-VERSION]")
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="GPUs that share each batch; several hosts by TF_CONFIG.  [default: one]"),
+    ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
     home: Home = None,
     config: Config = None,
 ) -> None:
     """Train a network on labelled radiographs and write its bundle."""
     from medd import pipeline, plugins, settings
+    from medd.learn import team as teams
     from medd.learn import train as learn
     from medd.learn.options import read_options
 
@@ -75,7 +80,13 @@ def train(
     options = read_options(recipe, given)
     folder = output or known.models_dir / f"{options.bundle_name}-{options.version}"
     specs = plugins.classifiers(pipeline.load_plugins(known))
-    made = learn.train(data, folder, options, specs, tensorboard=tensorboard)
+    learn.require_extra()
+    team = teams.assemble(devices or "")
+    if team and not team.is_first:
+        learn.follow(data, options, specs, team)
+        typer.echo("trained along; the first host has written the bundle")
+        return
+    made = learn.train(data, folder, options, specs, tensorboard=tensorboard, team=team)
     measured = made.evaluation
     typer.echo(f"{made.ref}: {folder}")
     for metric in ("accuracy", "auroc", "sensitivity", "specificity"):

@@ -6,7 +6,9 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from medd.hookspecs import ClassifierSpec
 from medd.learn.dataset import Part, ahead, batches
 from medd.learn.manifest import Sample
 from medd.learn.options import OptimizerOptions, TrainOptions
+from medd.learn.team import Team
 
 if TYPE_CHECKING:
     import keras
@@ -82,6 +85,7 @@ def fit(
     *,
     work: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    team: Team | None = None,
 ) -> Fitted:
     """Build and train a network.
 
@@ -94,9 +98,12 @@ def fit(
         work: A folder for the checkpoint; a run that was killed goes on from the last epoch that it ended. None keeps
             no checkpoint.
         on_epoch: Told of every epoch of this call, not of those before a checkpoint.
+        team: Devices that share the training, which do the same as one; None is one. Every host of it calls this with
+            the same data and recipe, and its first one's checkpoint counts.
 
     Raises:
-        ModelUnusable: Training diverged.
+        ModelUnusable: Training diverged, or a host of the team has left.
+        SettingsError: The network cannot be built, or the batch cannot be divided among the team.
     """
     import keras
     import tensorflow as tf
@@ -105,17 +112,20 @@ def fit(
     keras.utils.set_random_seed(options.seed)
     tf.config.experimental.enable_op_determinism()
     shape = options.preprocess.input_shape
-    state = _State(spec, options, classes, shape)
+    state = _State(spec, options, classes, shape, team)
     checkpoint = work / _CHECKPOINT if work else None
-    if checkpoint and checkpoint.is_file():
+    saved = checkpoint.read_bytes() if checkpoint and checkpoint.is_file() else b""
+    if team:
+        saved = team.tell(saved)
+    if saved:
         try:
-            state.restore(checkpoint)
+            state.restore(saved)
             console.print(f"goes on after epoch {state.epoch}", highlight=False)
         except Exception as error:  # a damaged archive fails in many ways
             why = f"the checkpoint cannot be read, begins anew. Received: {error!r}"
             console.print(why, highlight=False, markup=False)
             keras.utils.set_random_seed(options.seed)
-            state = _State(spec, options, classes, shape)
+            state = _State(spec, options, classes, shape, team)
     targets = classes.targets(parts["train"].samples, options.sublabels)
     val_inputs = parts["val"].inputs()
     val_targets = state.encode(classes.targets(parts["val"].samples, options.sublabels)[:, np.newaxis])
@@ -139,22 +149,23 @@ def fit(
             # to page faults.
             figures: defaultdict[str, float] = defaultdict(float)
             for inputs, truth in ahead(stream, options.steps_per_epoch):
-                # Keras gives the figures of this one batch.
-                told = state.model.train_on_batch(inputs, state.encode(truth), return_dict=True)
-                state.average_step()
+                told = state.step(inputs, state.encode(truth))
                 for name, value in told.items():
                     figures[name] += float(value) / options.steps_per_epoch
                 progress.advance(task)
             state.swap()
-            judged = state.model.evaluate(val_inputs, val_targets, batch_size=64, verbose=0, return_dict=True)
+            model = state.judged()
+            judged = model.evaluate(val_inputs, val_targets, batch_size=64, verbose=0, return_dict=True)
             figures.update({f"val_{name}": float(value) for name, value in judged.items()})
+            if team:
+                figures.update(team.figures(figures))
             state.end_epoch(dict(figures))
             text = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
             console.print(f"epoch {state.epoch}/{options.epochs} {text}", highlight=False)
             if on_epoch:
-                on_epoch(state.epoch, state.model, dict(figures))
+                on_epoch(state.epoch, model, dict(figures))
             state.swap()
-            if checkpoint:
+            if checkpoint or team:
                 state.save(checkpoint)
     return state.kept()
 
@@ -163,10 +174,19 @@ class _State:
     """Everything that a checkpoint holds, and the network it belongs to."""
 
     def __init__(
-        self, spec: ClassifierSpec, options: TrainOptions, classes: Classes, shape: tuple[int, int, int]
+        self,
+        spec: ClassifierSpec,
+        options: TrainOptions,
+        classes: Classes,
+        shape: tuple[int, int, int],
+        team: Team | None = None,
     ) -> None:
         build = resolve(spec.build, spec.name)
-        self._spec, self._options = spec, options
+        self._spec, self._options, self._team = spec, options, team
+        if team and options.batch_size % team.size:
+            raise SettingsError(
+                f"batch_size: {team.size} devices share a batch equally. Received: {options.batch_size}"
+            )
         self._outputs = len(classes.names)
         hyper = {"head": options.head, "dropout": options.dropout, **options.network_options}
         try:
@@ -174,7 +194,10 @@ class _State:
         except TypeError as error:
             raise SettingsError(f"network_options: {error}. Received: {options.network_options}") from error
         try:
-            self.model = build(shape, self._outputs, **hyper)
+            with team.scope() if team else nullcontext():
+                self.model = build(shape, self._outputs, **hyper)
+            # What is judged and kept is an ordinary network, which knows of no team.
+            self._plain = build(shape, self._outputs, **hyper) if team else self.model
         except (TypeError, ValueError) as error:
             lines = str(error).strip().splitlines()
             raise SettingsError(f"{spec.name}: cannot be built at {shape}: {lines[0] if lines else error!r}") from error
@@ -198,9 +221,28 @@ class _State:
         else:
             loss = keras.losses.CategoricalCrossentropy(label_smoothing=self._options.label_smoothing)
         steps = epochs * self._options.steps_per_epoch
-        optimizer = _optimizer(self._options.optimizer, steps, factor)
-        self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-        optimizer.build(self.model.trainable_variables)
+        with self._team.scope() if self._team else nullcontext():
+            optimizer = _optimizer(self._options.optimizer, steps, factor, self._team.size if self._team else 1)
+            self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+            optimizer.build(self.model.trainable_variables)
+        if self._team:
+            self._plain.compile(loss=loss, metrics=["accuracy"])
+            self._team_step = self._team.step(self.model)
+
+    def step(self, inputs: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float]:
+        """Learn from a batch, and give its figures."""
+        if self._team:
+            told = self._team_step(inputs, truth)
+        else:
+            told = self.model.train_on_batch(inputs, truth, return_dict=True)
+        self._average_step()
+        return told
+
+    def judged(self) -> "keras.Model":
+        """The network with the weights of now, to be measured."""
+        if self._team:
+            self._plain.set_weights(self.model.get_weights())
+        return self._plain
 
     def encode(self, truth: NDArray[np.int32]) -> NDArray[np.float32]:
         """(N, 1) indices → what the loss compares with: (N, 1), or (N, K) with a one at each index."""
@@ -219,7 +261,8 @@ class _State:
         frozen = self._options.frozen_epochs
         if frozen and self._spec.thaw and not self._thawed and self.epoch >= frozen:
             before = len(self.model.trainable_variables)
-            resolve(self._spec.thaw, self._spec.name)(self.model)
+            for model in {id(one): one for one in (self.model, self._plain)}.values():
+                resolve(self._spec.thaw, self._spec.name)(model)
             self._thawed = True
             # A backbone that was never frozen goes on at its own rate.
             factor = _FINE_TUNING if len(self.model.trainable_variables) != before else 1.0
@@ -227,7 +270,7 @@ class _State:
             if self._average:
                 self._average, self._steps = [np.array(v) for v in self.model.trainable_variables], 0
 
-    def average_step(self) -> None:
+    def _average_step(self) -> None:
         """Move the average towards the weights; quickly at first, when they have not settled."""
         if self._average:
             self._steps += 1
@@ -261,16 +304,19 @@ class _State:
             raise ModelUnusable(
                 f"training diverged; a lower learning rate may help. Received: {self.history.get('val_loss')}"
             )
-        self.model.set_weights(self._best)
-        return Fitted(self.model, self.history, self._best_epoch)
+        self._plain.set_weights(self._best)
+        return Fitted(self._plain, self.history, self._best_epoch)
 
-    def save(self, path: Path) -> None:
-        """Write the checkpoint; it is there whole or not at all."""
+    def save(self, path: Path | None) -> None:
+        """Write the checkpoint; it is there whole or not at all. None: take part, as a team's first host writes."""
+        # Where the replicas' values differ (batch normalisation), to read them is something that all hosts do together.
         arrays = {f"variable_{n}": np.asarray(v) for n, v in enumerate(self._variables())}
         arrays |= {f"average_{n}": v for n, v in enumerate(self._average)}
         arrays |= {f"best_{n}": v for n, v in enumerate(self._best)}
         told = {"epoch": self.epoch, "steps": self._steps, "history": self.history}
         told |= {"lowest_loss": self._lowest_loss, "lowest_epoch": self._lowest_epoch, "best_epoch": self._best_epoch}
+        if path is None:
+            return
         part = path.with_suffix(".part")
         with part.open("wb") as file:
             np.savez(file, **arrays, state=np.array(json.dumps(told)))  # type: ignore[arg-type]
@@ -278,14 +324,13 @@ class _State:
             os.fsync(file.fileno())
         part.replace(path)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, content: bytes) -> None:
         """Take up a checkpoint of the same recipe.
 
         Raises:
             Exception: Any; it is damaged, and this state is not to be used any more.
         """
-        # numpy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file) as saved:
+        with np.load(BytesIO(content)) as saved:
             told = json.loads(str(saved["state"]))
             self.epoch, self.history = told["epoch"], told["history"]
             self._lowest_loss, self._lowest_epoch = told["lowest_loss"], told["lowest_epoch"]
@@ -301,14 +346,14 @@ class _State:
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
-def _optimizer(options: OptimizerOptions, steps: int, factor: float) -> Any:
+def _optimizer(options: OptimizerOptions, steps: int, factor: float, replicas: int) -> Any:
     from keras import optimizers
 
     rate: Any = options.learning_rate * factor
     if options.schedule == "cosine":
         rise = max(1, steps // 10)
         rate = optimizers.schedules.CosineDecay(0.0, max(1, steps - rise), warmup_target=rate, warmup_steps=rise)
-    clip = {"clipnorm": options.clip_norm} if options.clip_norm else {}
+    clip = {"clipnorm": options.clip_norm / replicas} if options.clip_norm else {}  # see Team.step
     if options.name == "adamw":
         return optimizers.AdamW(rate, weight_decay=options.weight_decay, **clip)
     return optimizers.Adam(rate, **clip)

@@ -27,6 +27,7 @@ from medd.learn.dataset import Part, decode
 from medd.learn.evaluate import Scored, figures_of, score
 from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
 from medd.learn.options import TrainOptions
+from medd.learn.team import Team
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle, Gate
 from medd.registry.reference import reference
@@ -92,6 +93,7 @@ def train(
     *,
     console: Console | None = None,
     tensorboard: Path | None = None,
+    team: Team | None = None,
 ) -> Bundle:
     """Train a network and write its bundle.
 
@@ -106,6 +108,7 @@ def train(
         specs: The classifiers that the plugins registered.
         console: Where progress is told; standard error when None.
         tensorboard: A folder for TensorBoard's event files.
+        team: Devices that share the training, of which this is the first host; its others call `follow`.
 
     Raises:
         SettingsError: The data, the options or the installation do not allow it.
@@ -117,7 +120,26 @@ def train(
     trainable(options.network, specs)
     if output.exists():
         raise SettingsError(f"{output}: is there already; a bundle is never overwritten")
-    return train_prepared(prepare(data, options, console), data.name, output, options, specs, console, tensorboard)
+    prepared = prepare(data, options, console)
+    return train_prepared(prepared, data.name, output, options, specs, console, tensorboard, team)
+
+
+def follow(
+    data: Path, options: TrainOptions, specs: Sequence[ClassifierSpec], team: Team, *, console: Console | None = None
+) -> None:
+    """Train along with the first host of a team, which writes the bundle; ends when that is there.
+
+    Raises:
+        MeddError: As `train`; or the data, the recipe or a version differ from the first host's.
+    """
+    require_extra()
+    console = console or Console(stderr=True)
+    spec = trainable(options.network, specs)
+    prepared = prepare(data, options, console)
+    team.agree(_key(options, manifest.digest(prepared.samples)))
+    classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
+    fit(spec, prepared.parts, classes, options, console, team=team)
+    team.tell(b"")
 
 
 def train_prepared(
@@ -128,6 +150,7 @@ def train_prepared(
     specs: Sequence[ClassifierSpec],
     console: Console,
     tensorboard: Path | None = None,
+    team: Team | None = None,
 ) -> Bundle:
     """`train` on data that are in memory already."""
     spec = trainable(options.network, specs)
@@ -139,7 +162,9 @@ def train_prepared(
     with _unfinished(output, options, split_digest) as folder:
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        fitted = fit(spec, parts, classes, options, console, work=work, on_epoch=_tensorboard(tensorboard))
+        if team:
+            team.agree(_key(options, split_digest))
+        fitted = fit(spec, parts, classes, options, console, work=work, on_epoch=_tensorboard(tensorboard), team=team)
 
         known = serving.familiar(fitted.model, parts["train"]) if options.refusals else None
         positive = [prepared.labels.index(label) for label in draft.positive_labels]
@@ -181,6 +206,8 @@ def train_prepared(
         (folder / _STATE).unlink()
         made = bundles.write(folder, served.bundle.model_copy(update=updates))
         folder.rename(output)
+    if team:
+        team.tell(b"")
     return made
 
 
@@ -210,8 +237,7 @@ def _unfinished(output: Path, options: TrainOptions, split_digest: str) -> Itera
 
     It is renamed when it is complete: a bundle is never half there. While somebody works in it, it is locked.
     """
-    recipe = options.model_dump_json(exclude={"version"})
-    key = hashlib.sha256(f"{recipe}\n{split_digest}\n{_versions()}".encode()).hexdigest()
+    key = _key(options, split_digest)
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(output.name + ".part")
     busy = SettingsError(f"{part}: another training is at work here")
@@ -238,6 +264,12 @@ def _unfinished(output: Path, options: TrainOptions, split_digest: str) -> Itera
                     raise busy
                 (part / _STATE).write_text(key)
         yield part
+
+
+def _key(options: TrainOptions, split_digest: str) -> str:
+    """What a run is of."""
+    recipe = options.model_dump_json(exclude={"version"})
+    return hashlib.sha256(f"{recipe}\n{split_digest}\n{_versions()}".encode()).hexdigest()
 
 
 def _is_of(folder: Path, key: str) -> bool:
