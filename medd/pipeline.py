@@ -9,6 +9,7 @@
     PACS, folder, … ◀─ report (SR, picture, rows) ◀─ deliverer ◀────────────────────────────────────────────┘
 """
 
+import errno
 import secrets
 import socket
 from pathlib import Path
@@ -119,11 +120,17 @@ def open_spool(settings: Settings) -> Spool:
     Raises:
         SettingsError: It cannot be made or written.
     """
-    spool = Spool(settings.under_home(settings.spool.path), settings.spool.min_free_mib)
+    wanted, bucket = settings.spool, None
+    if wanted.bucket:
+        from medd.store.bucket import Bucket
+
+        bucket = Bucket(wanted.bucket, wanted.endpoint)
+    spool = Spool(settings.under_home(wanted.path), wanted.min_free_mib, bucket, wanted.cache_mib)
     try:
         spool.prepare()
     except OSError as error:
-        raise SettingsError(f"spool.path: {spool.root} cannot be written. Received: {error.strerror}") from error
+        where = f"spool.bucket: {wanted.bucket}" if error.errno == errno.EIO and bucket else f"spool.path: {spool.root}"
+        raise SettingsError(f"{where} cannot be written. Received: {error.strerror}") from error
     return spool
 
 
@@ -198,12 +205,12 @@ def open_models(settings: Settings) -> "ModelDesk":
     return ModelDesk(open_database(settings), spec, specs, manager, settings.models_dir)
 
 
-def build_worker(settings: Settings, index: int) -> "Worker":
+def build_worker(settings: Settings, index: int | str) -> "Worker":
     """A worker with the champion loaded.
 
     Args:
         settings: The settings.
-        index: Which of this home's worker processes it is.
+        index: Which of this home's worker processes it is; a word for one that is not of the daemon.
 
     Raises:
         MeddError: The database, a plugin or the model cannot be used.

@@ -1,7 +1,7 @@
 """What the worker does with its jobs: decode → preprocess → predict → record. One bad image fails alone."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pluggy
@@ -110,10 +110,19 @@ class ClassifyStage:
                 media_type = MediaType(where.media_type)
                 path = self._spool.path(where.sha256, media_type)
                 orders.append(Order(path, where.sha256, media_type, where.patient_age, tuple(specs)))
-        made = iter(self._decode(orders))
+        made = iter(self._decode_brought(orders))
         gone: Prepared = TransientError("the instance's row is gone")
         answers: list[Any] = [gone if where is None else next(made) for where in places]
         return [one if isinstance(one, list) else [one] * len(specs) for one in answers]
+
+    def _decode_brought(self, orders: Sequence[Order]) -> Iterator[Any]:
+        failures = self._spool.bring_all([order.path for order in orders])
+        made = iter(self._decode([order for order, failure in zip(orders, failures, strict=True) if failure is None]))
+        for order, failure in zip(orders, failures, strict=True):
+            one = next(made) if failure is None else TransientError(f"spool: {order.path.name}: {failure.strerror}")
+            if isinstance(one, TransientError):
+                self._spool.forget(order.path)
+            yield one
 
     def _predict(self, model: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> list[Outcome]:
         outcomes: list[Outcome] = [one if isinstance(one, Exception) else TransientError("") for one in prepared]

@@ -203,6 +203,8 @@ class Deliverer:
         taken: list[Sent] = []
         failure: Exception | None = None
         if report is not None:
+            # What cannot be brought is told of by whoever reads it.
+            self._spool.bring_all([image.path for image in report.images if not image.is_purged])
             try:
                 objects = _Ours(self._make_objects(report))
                 name = f"destination {claimed.destination!r}"

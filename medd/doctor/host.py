@@ -16,6 +16,7 @@ from medd.dicom.pseudonyms import KEY_FILE
 from medd.doctor.finding import Finding, State
 from medd.errors import SettingsError
 from medd.settings import InboxSettings, Settings
+from medd.store.bucket import Bucket
 from medd.store.database import Database
 from medd.store.spool import FAIL_FREE_GIB, WARN_FREE_GIB, WARN_FREE_SHARE, sync_folder
 
@@ -41,8 +42,19 @@ def check_home(settings: Settings) -> Iterator[Finding]:
 
 
 def check_spool(settings: Settings) -> Iterator[Finding]:
-    """Whether the spool can be written."""
+    """Whether the spool can be written, and its bucket."""
     yield _writable("spool", settings.under_home(settings.spool.path))
+    if settings.spool.bucket:
+        bucket = Bucket(settings.spool.bucket, settings.spool.endpoint)
+        probe = f".probe-{secrets.token_hex(4)}"
+        try:
+            bucket.put(Path(os.devnull), probe)
+            bucket.delete(probe)
+        except OSError as error:
+            advice = "see spool.bucket, spool.endpoint and the credentials in the environment (AWS_ACCESS_KEY_ID, …)"
+            yield Finding(State.FAIL, "spool bucket", f"{settings.spool.bucket}: {error.strerror}", advice)
+        else:
+            yield Finding(State.OK, "spool bucket", f"{settings.spool.bucket} can be written")
 
 
 def check_database_folder(settings: Settings) -> Iterator[Finding]:

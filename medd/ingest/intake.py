@@ -69,7 +69,10 @@ class Intake:
         self._commits.close()
 
     def _has_bytes(self, row: dict[str, Any]) -> bool:
-        return self._spool.path(row["sha256"], row["media_type"]).is_file()
+        try:
+            return self._spool.size(self._spool.path(row["sha256"], row["media_type"])) is not None
+        except OSError as error:
+            raise TransientError(f"spool: {error.strerror}") from error
 
     def begin(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> SpoolWriter:
         """Begin to take bytes in; the writer is then handed to `receive_dataset`, or discarded."""

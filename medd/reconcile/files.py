@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from medd.errors import InputError, MeddError, SettingsError
 from medd.queue.base import JobState
 from medd.reconcile.check import AT_ONCE, Check, Scope, count
 from medd.records import MediaType, Reason, Status
-from medd.store.spool import sync_folder
 from medd.store.tables import instance, job, purged
 from medd.store.tally import refresh
 
@@ -81,13 +78,20 @@ def _is_elsewhere(scope: Scope, row: Any) -> bool:
 def _is_whole(scope: Scope, row: Any) -> bool:
     path = scope.spool.path(row.sha256, row.media_type)
     try:
-        if path.stat().st_size < row.size:
+        size = scope.spool.size(path)
+        if size is None or size < row.size:
             return False
-        return not scope.verify or digest(path) == row.sha256
+        return not scope.verify or _digest_kept(scope, path) == row.sha256
     except FileNotFoundError:
         return False
     except OSError as error:
         raise SettingsError(f"spool: {path.name} cannot be read. Received: {error.strerror}") from error
+
+
+def _digest_kept(scope: Scope, path: Path) -> str:
+    """`digest` of what is kept, whatever a cache says."""
+    scope.spool.forget(path)
+    return digest(scope.spool.bring(path))
 
 
 def _fail(scope: Scope, id_: int) -> bool:
@@ -113,26 +117,20 @@ def spool(scope: Scope) -> Check:
     """
     check = Check("spool")
     before = time.time() - scope.young_s
-    for number in range(256):
-        files = _old_files(scope.spool.root / f"{number:02x}", before)
+    try:
+        files = scope.spool.old_files(before)
         while page := list(islice(files, AT_ONCE)):
             check.looked_at += len(page)
-            by_digest = {path.stem: path for path in page}
             with scope.database.read() as connection:
-                known = connection.execute(sa.select(i.sha256, i.media_type).where(i.sha256.in_(by_digest)))
+                stems = {path.stem for path in page}
+                known = connection.execute(sa.select(i.sha256, i.media_type).where(i.sha256.in_(stems)))
                 owned = {scope.spool.path(*row) for row in known}
             for path in page:
-                if path not in owned and path.exists():
+                if path not in owned and scope.spool.size(path) is not None:
                     _adopt(scope, check, path)
+    except OSError as error:
+        raise SettingsError(f"spool: cannot be read. Received: {error.strerror}") from error
     return check
-
-
-def _old_files(folder: Path, before: float) -> Iterator[Path]:
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before:
-                    yield Path(entry.path)
 
 
 def _adopt(scope: Scope, check: Check, path: Path) -> None:
@@ -141,14 +139,11 @@ def _adopt(scope: Scope, check: Check, path: Path) -> None:
         check.note(what)
         return
     try:
-        if digest(path) == path.stem:
+        if _digest_kept(scope, path) == path.stem:
             receipt = scope.intake.receive_file(path, f"file:spool/{path.name}")
             check.note(what, mended=f"taken in as instance {receipt.instance_id}")
             return
-        orphans = scope.spool.root / "orphans"
-        orphans.mkdir(exist_ok=True)
-        path.rename(orphans / path.name)
-        sync_folder(orphans)
+        scope.spool.set_aside(path)
         check.note(f"{what}, and damaged", mended="moved to orphans/")
     except (MeddError, OSError) as error:
         check.note(f"{what}; could not be mended: {getattr(error, 'strerror', None) or error}")
@@ -181,7 +176,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
         row = found.get(sha256)
         if row is None:
             path = scope.spool.path(sha256, MediaType.DICOM)
-            if scope.mends and path.exists():
+            if scope.mends and scope.spool.size(path) is not None:
                 _adopt(scope, check, path)
             else:
                 check.note(f"{sha256}: answered with success and not in the database")
@@ -190,7 +185,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
         elif row.at is None and not _is_elsewhere(scope, row):
             path = scope.spool.path(sha256, row.media_type)
             try:
-                whole = digest(path) == sha256
+                whole = _digest_kept(scope, path) == sha256
             except OSError:
                 whole = False
             if not whole:

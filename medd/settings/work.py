@@ -20,6 +20,13 @@ class SpoolSettings(Section):
 
     #: Relative to the home folder, or absolute. Hosts that share it share their work.
     path: Path = Path("spool")
+    #: A bucket that hosts share instead, ``s3://bucket/folder``: the bytes are kept there, and `path` is this host's cache
+    #: of it. Empty: none.
+    bucket: str = Field(default="", pattern=r"^($|[a-z0-9]+://.+)")
+    #: Where the bucket is served, ``https://host:port``; empty: by Amazon.
+    endpoint: str = Field(default="", pattern=r"^($|https?://.+)")
+    #: How much of the bucket this host keeps, MiB.
+    cache_mib: int = Field(default=10_240, ge=64)
     #: While less is free on its disk, MiB, images are refused for the time being (0xA700); 0 sets no limit.
     min_free_mib: int = Field(default=512, ge=0)
     #: While more images wait to be scored, further ones are refused for the time being; 0 sets no limit.

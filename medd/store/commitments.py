@@ -267,9 +267,8 @@ def _is_kept(row: Any, spool: Spool, here: str) -> bool:
     if row.spool and row.spool != here:
         return True  # in the spool of another host, which has synchronised the bytes before there was a row
     try:
-        return bool(spool.path(row.sha256, row.media_type).stat().st_size >= row.size)
-    except FileNotFoundError:
-        return False
+        size = spool.size(spool.path(row.sha256, row.media_type))
+        return size is not None and bool(size >= row.size)
     except OSError as error:  # what the disk does not say is no answer, and the answer is final
         raise TransientError(f"spool: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
+from medd.errors import TransientError
 from medd.records import DeliveryState, Status
 from medd.store.database import Database
 from medd.store.outbox import study_key
@@ -123,7 +124,12 @@ class Expiry:
         """Whether the bytes lie in our spool; of what was refused at the door no row says so."""
         if row.spool:
             return bool(row.spool == self._here)
-        return self._is_alone or self._spool.path(row.sha256, row.media_type).is_file()
+        if self._is_alone:
+            return True
+        try:
+            return self._spool.size(self._spool.path(row.sha256, row.media_type)) is not None
+        except OSError as error:
+            raise TransientError(f"spool: {error.strerror}") from error
 
     def _read_promises(self, connection: Connection) -> None:
         """What storage commitments we gave, or are asked for; kept by hash, as there may be millions."""

@@ -35,6 +35,10 @@ class Paths(Protocol):
         """The file of an instance."""
         ...
 
+    def bring_all(self, paths: Sequence[Path]) -> list[OSError | None]:
+        """See to it that files can be read here, where they are kept elsewhere."""
+        ...
+
 
 def _belongs_to(study: str) -> sa.ColumnElement[bool]:
     i = instance.c

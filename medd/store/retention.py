@@ -171,7 +171,7 @@ class Retention:
                 found = connection.execute(going).all()
                 try:
                     for row in found:
-                        self._spool.path(row.sha256, row.media_type).unlink(missing_ok=True)
+                        self._spool.delete(self._spool.path(row.sha256, row.media_type))
                 except OSError as error:
                     raise TransientError(f"spool: {error.strerror}") from error
                 ids = [row.instance_id for row in found]

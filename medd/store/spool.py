@@ -1,4 +1,8 @@
-"""Where the bytes of every instance lie: ``spool/ab/abcd….dcm``, named by their SHA-256 and by nothing a peer sent."""
+"""Where the bytes of every instance lie: ``spool/ab/abcd….dcm``, named by their SHA-256 and by nothing a peer sent.
+
+With a bucket they lie there, under the same names, and the folder is this host's cache: nothing in it is promised to
+anybody, so nothing in it is synchronised.
+"""
 
 import contextlib
 import ctypes
@@ -8,11 +12,17 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from medd.errors import SettingsError
 from medd.records import MediaType
+from medd.store.cache import Cache, old_files
+
+if TYPE_CHECKING:
+    from medd.store.bucket import Bucket
 
 _SUFFIX = {MediaType.DICOM: ".dcm", MediaType.JPEG: ".jpg", MediaType.PNG: ".png", MediaType.TIFF: ".tif"}
 #: An object smaller than this touches the disk only when it is complete.
@@ -23,6 +33,9 @@ STALE_S = 24 * 3600
 WARN_FREE_GIB, FAIL_FREE_GIB, WARN_FREE_SHARE = 5.0, 1.0, 0.10
 #: Seconds between looks at how much of the disk is free.
 _LOOK_S = 1.0
+
+#: Files brought from a bucket at the same time.
+_AT_ONCE = 16
 
 #: Linux's sync_file_range(2), which Python does not offer. It promises nothing, so its failure means nothing.
 _sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -44,29 +57,47 @@ class Spool:
         root: The folder.
         min_free_mib: New files are refused while less is free on its disk: the database and the results of what was
             taken in already need room too.
+        bucket: Where the files are kept; `root` is then a cache of it, of this host alone.
+        cache_mib: How much of the bucket's is kept in the cache.
 
     Attributes:
         root: The folder.
+        bucket: As given.
     """
 
-    def __init__(self, root: Path, min_free_mib: int = 0) -> None:
-        self.root, self._min_free_mib = root, min_free_mib
+    def __init__(
+        self, root: Path, min_free_mib: int = 0, bucket: "Bucket | None" = None, cache_mib: int = 1024
+    ) -> None:
+        self.root, self.bucket, self._min_free_mib = root, bucket, min_free_mib
         self._root = str(root)
         # Not the process id, which repeats from one container to the next.
         self._token = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._sync_names = True
         self._looked_at, self._is_full = -_LOOK_S, False
+        self._cache = Cache(root, cache_mib << 20) if bucket else None
 
     def prepare(self) -> None:
-        """Make the folders and remove what writers that died left half-written."""
+        """Make the folders and remove what writers that died left half-written.
+
+        Raises:
+            OSError: The folder cannot be written, or the bucket not be reached.
+            SettingsError: The folder is another bucket's.
+        """
         incoming = self.root / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):
             (self.root / f"{number:02x}").mkdir(exist_ok=True)
         sync_folder(self.root)
         self._sync_names = _file_system(self.root) not in _NAMES_WITH_FILES
-        write_once(self.root / "spool-id", secrets.token_hex(16))
+        wanted = (
+            secrets.token_hex(16) if self.bucket is None else self.bucket.agree_on("spool-id", secrets.token_hex(16))
+        )
+        write_once(self.root / "spool-id", wanted)
+        if self._cache is not None:
+            if self.id != wanted:
+                raise SettingsError(f"spool.path: {self.root} belongs to another spool than spool.bucket")
+            self._cache.prepare()
         for part in incoming.glob("*.part"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > STALE_S:
@@ -81,10 +112,108 @@ class Spool:
         """Where the bytes with this digest lie."""
         return self.root / sha256[:2] / f"{sha256}{_SUFFIX[MediaType(media_type)]}"
 
+    def bring(self, path: Path) -> Path:
+        """See to it that a file can be read here; returns its path.
+
+        Raises:
+            OSError: It is not in the bucket, or that cannot be read. Without a bucket nothing is looked at.
+        """
+        if self.bucket is not None and self._cache is not None and not self._cache.touch(path):
+            part = self.root / "incoming" / f"{self._token}-{next(self._numbers)}.part"
+            try:
+                self.bucket.get(self._key(path), part)
+                part.rename(path)
+            finally:
+                part.unlink(missing_ok=True)
+            self._cache.trim()
+        return path
+
+    def bring_all(self, paths: Sequence[Path]) -> list[OSError | None]:
+        """`bring`, of many at once; what went wrong with each."""
+
+        def attempt(path: Path) -> OSError | None:
+            try:
+                self.bring(path)
+            except OSError as error:
+                return error
+            return None
+
+        if self.bucket is None or len(paths) < 2:
+            return [attempt(path) for path in paths]
+        with ThreadPoolExecutor(min(len(paths), _AT_ONCE), "bring") as pool:
+            return list(pool.map(attempt, paths))
+
+    def forget(self, path: Path) -> None:
+        """Bring a file anew when it is next wanted, as the copy here may be damaged. Without a bucket it stays."""
+        if self.bucket is not None:
+            path.unlink(missing_ok=True)
+
+    def size(self, path: Path) -> int | None:
+        """Bytes of a kept file with what was put before its content; None where there is none.
+
+        Raises:
+            OSError: The disk or the bucket does not say.
+        """
+        if self.bucket is not None:
+            return self.bucket.size(self._key(path))
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def delete(self, path: Path) -> None:
+        """Delete a file for good.
+
+        Raises:
+            OSError: The disk or the bucket does not let us.
+        """
+        if self.bucket is not None:
+            self.bucket.delete(self._key(path))
+        path.unlink(missing_ok=True)
+
+    def set_aside(self, path: Path) -> None:
+        """Move a file to ``orphans/``.
+
+        Raises:
+            OSError: It cannot be moved.
+        """
+        orphans = self.root / "orphans"
+        if self.bucket is not None:
+            self.bucket.move(self._key(path), f"orphans/{path.name}")
+            path.unlink(missing_ok=True)
+            return
+        orphans.mkdir(exist_ok=True)
+        path.rename(orphans / path.name)
+        sync_folder(orphans)
+
+    def old_files(self, before: float) -> Iterator[Path]:
+        """Every kept file that was last written before a moment, seconds since the epoch.
+
+        Raises:
+            OSError: The bucket cannot be read.
+        """
+        for number in range(256):
+            folder = self.root / f"{number:02x}"
+            if self.bucket is not None:
+                found = self.bucket.list(folder.name)
+                yield from (self.root / key for key, written_at in found if written_at < before)
+            else:
+                yield from old_files(folder, before)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
     def writer(self, prefix: bytes = b"", media_type: MediaType = MediaType.DICOM) -> "SpoolWriter":
         """Begin a file with `prefix`, which is not part of its digest: preamble and file meta group."""
         name = f"{self._token}-{next(self._numbers)}"
-        return SpoolWriter(self._root, name, prefix, media_type, self._sync_names, self.check_space)
+        keep = None if self.bucket is None else self._keep
+        return SpoolWriter(self._root, name, prefix, media_type, self._sync_names, self.check_space, keep)
+
+    def _keep(self, path: str) -> None:
+        assert self.bucket is not None
+        assert self._cache is not None
+        self.bucket.put(Path(path), self._key(Path(path)))
+        self._cache.trim()
 
     def check_space(self) -> None:
         """Look, once a second at most, whether there is room for another file.
@@ -118,10 +247,11 @@ class SpoolWriter:
         media_type: MediaType,
         sync_names: bool,
         check_space: Callable[[], None],
+        keep: Callable[[str], None] | None = None,
     ) -> None:
         self._root, self._part = root, f"{root}/incoming/{name}.part"
         self._prefix, self._suffix, self._sync_names = prefix, _SUFFIX[media_type], sync_names
-        self._check_space = check_space
+        self._check_space, self._keep = check_space, keep
         self._digest = hashlib.sha256()
         self._file: int | None = None
         self._unsynced = 0
@@ -188,13 +318,16 @@ class SpoolWriter:
             raise
 
     def sync(self) -> None:
-        """Make a published file and its name survive a power failure.
+        """Make a published file and its name survive a power failure; with a bucket, the end of this host.
 
         Raises:
-            OSError: The disk is failing.
+            OSError: The disk is failing, or the bucket cannot be written.
         """
         assert self._file is not None
         try:
+            if self._keep is not None:
+                self._keep(f"{self._folder}/{self.sha256}{self._suffix}")
+                return
             os.fsync(self._file)
             if self._sync_names:
                 sync_folder(self._folder)

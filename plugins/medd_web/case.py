@@ -161,7 +161,7 @@ def case(
     note(context, request, user, shown.study, shown.id, again=True)
     facts = []
     if shown.media_type is MediaType.DICOM:
-        facts = describe(context.spool.path(shown.sha256, shown.media_type))
+        facts = describe(context.bring(shown))
     return page(request, "case.html", **values, facts=facts, is_late=late)
 
 

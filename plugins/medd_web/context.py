@@ -19,6 +19,7 @@ from medd.imaging.isolated import Isolated
 from medd.ingest.intake import Intake
 from medd.records import UserRole
 from medd.settings import Settings
+from medd.store.cases import CaseImage
 from medd.store.spool import Spool
 from medd_web.buckets import LoginGuard
 
@@ -62,6 +63,12 @@ class Context:
         self._lock = threading.Lock()
         self._intake: Intake | None = None
         self._models: ModelDesk | None = None
+
+    def bring(self, image: CaseImage) -> Path:
+        """The file of an image. Where it cannot be brought here, that is told by whoever reads it."""
+        path = self.spool.path(image.sha256, image.media_type)
+        self.spool.bring_all([path])
+        return path
 
     def write(self) -> AbstractContextManager[Connection]:
         """`database.write` for a page, which gives up earlier.

@@ -154,13 +154,18 @@ class Health:
         return Check("model", State.OK, "loaded")
 
     def _try_spool(self) -> Check:
+        bucket = self._context.spool.bucket
         probe = self._context.spool.root / "incoming" / f".probe-{secrets.token_hex(8)}"
         try:
+            if bucket is not None and bucket.size("spool-id") is None:
+                return Check("spool", State.FAIL, "its bucket was emptied")
             probe.touch()
             probe.unlink()
             disks = self._watch.disks()
         except OSError:
-            return Check("spool", State.FAIL, "cannot be written")
+            return Check(
+                "spool", State.FAIL, "cannot be written" if bucket is None else "or its bucket cannot be reached"
+            )
         least = min(disks, key=lambda disk: disk.free)
         found = f"can be written, {least.free / _GIB:.1f} GiB free ({least.share_free:.0%})"
         if least.free < FAIL_FREE_GIB * _GIB:

@@ -73,7 +73,7 @@ def find_image(context: Context, instance_id: int) -> CaseImage:
 def _decode(context: Context, what: str, image: CaseImage) -> bytes:
     if image.is_purged:
         raise HTTPException(410, "it was deleted here, as old images are; its results stay, the archive may have it")
-    made = context.decoders.call((what, context.spool.path(image.sha256, image.media_type), image.media_type))
+    made = context.decoders.call((what, context.bring(image), image.media_type))
     if isinstance(made, TransientError):
         log.error("an image cannot be shown: %s", made, extra={"event": "web.failed", "reason": type(made).__name__})
         raise HTTPException(503, "the image cannot be read at this moment", {"Retry-After": "5"})

@@ -1,0 +1,188 @@
+"""A spool in a bucket: an S3 server, several hosts' daemons on one PostgreSQL."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medd.errors import SettingsError
+from medd.records import MediaType
+from medd.store.bucket import Bucket
+from medd.store.cache import Cache
+from medd.store.spool import Spool
+from medd.testing.films import cheap_series
+from tests.bucket import CREDENTIALS, S3Server
+from tests.support import RawSender, running, uid_in, wait_until
+
+CONTENT = b"bytes of an image"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    server = S3Server().start().wait()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def url(s3: S3Server, credentials: None, tmp_path: Path) -> str:
+    return f"s3://films/{tmp_path.name}"
+
+
+def spool_of(s3: S3Server, url: str, root: Path, cache_mib: int = 1024) -> Spool:
+    spool = Spool(root, bucket=Bucket(url, s3.url), cache_mib=cache_mib)
+    spool.prepare()
+    return spool
+
+
+def keep(spool: Spool, content: bytes = CONTENT) -> Path:
+    writer = spool.writer(b"prefix")
+    writer.write(content)
+    writer.publish()
+    writer.sync()
+    return spool.path(writer.sha256, MediaType.DICOM)
+
+
+def test_what_one_host_keeps_another_reads(s3: S3Server, url: str, tmp_path: Path) -> None:
+    one, other = spool_of(s3, url, tmp_path / "a"), spool_of(s3, url, tmp_path / "b")
+    assert one.id == other.id
+    name = keep(one).relative_to(one.root)
+    path = other.root / name
+    assert other.size(path) == len(b"prefix" + CONTENT)
+    assert not path.exists()
+    assert other.bring(path).read_bytes() == b"prefix" + CONTENT
+    assert list(other.old_files(time.time() + 60)) == [path]
+    assert list(other.old_files(time.time() - 3600)) == []
+
+    path.write_bytes(b"damaged")
+    other.forget(path)
+    assert other.bring(path).read_bytes() == b"prefix" + CONTENT
+
+    other.set_aside(path)
+    assert one.size(one.root / name) is None
+    assert one.size(one.root / "orphans" / name.name) == len(b"prefix" + CONTENT)
+
+
+def test_what_is_deleted_is_gone_for_all(s3: S3Server, url: str, tmp_path: Path) -> None:
+    one, other = spool_of(s3, url, tmp_path / "a"), spool_of(s3, url, tmp_path / "b")
+    name = keep(one).relative_to(one.root)
+    other.delete(other.root / name)
+    other.delete(other.root / name)
+    assert one.size(one.root / name) is None
+    with pytest.raises(FileNotFoundError):
+        other.bring(other.root / name)
+
+
+def test_many_are_brought_at_once_and_each_failure_is_its_own(s3: S3Server, url: str, tmp_path: Path) -> None:
+    one, other = spool_of(s3, url, tmp_path / "a"), spool_of(s3, url, tmp_path / "b")
+    paths = [other.root / keep(one, bytes([n])).relative_to(one.root) for n in range(20)]
+    missing = other.path("0" * 64, MediaType.DICOM)
+    failures = other.bring_all([*paths[:10], missing, *paths[10:]])
+    assert [place for place, failure in enumerate(failures) if failure] == [10]
+    assert {path.read_bytes() for path in paths} == {b"prefix" + bytes([n]) for n in range(20)}
+
+
+def test_a_bucket_that_is_away_keeps_nothing(credentials: None, tmp_path: Path) -> None:
+    server = S3Server().start().wait()
+    spool = spool_of(server, "s3://films", tmp_path / "a")
+    server.stop()
+    with pytest.raises(OSError, match="bucket: ") as caught:
+        keep(spool)
+    assert caught.value.strerror
+    with pytest.raises(OSError, match="bucket: "):
+        spool.size(spool.path("0" * 64, MediaType.DICOM))
+
+
+def test_a_folder_of_another_spool_is_no_cache(s3: S3Server, url: str, tmp_path: Path) -> None:
+    Spool(tmp_path / "a").prepare()
+    with pytest.raises(SettingsError, match="belongs to another spool"):
+        spool_of(s3, url, tmp_path / "a")
+
+
+def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    folder = tmp_path / "ab"
+    folder.mkdir()
+    for age in range(5):
+        (folder / f"{age}").write_bytes(bytes(1000))
+        os.utime(folder / f"{age}", (time.time() - 3600 * (age + 1),) * 2)
+    (folder / "in use").write_bytes(bytes(9000))
+    cache = Cache(tmp_path, limit=11_500)
+    cache.evict()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "in use"]
+
+
+def test_a_cache_from_before_the_host_was_started_is_not_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "ab" / "file"
+    file.parent.mkdir()
+    cache = Cache(tmp_path, 1 << 30)
+    cache.prepare()
+    file.write_bytes(b"synchronised by nobody")
+    cache.prepare()
+    assert file.exists()
+    (tmp_path / "boot-id").write_text("of yesterday")
+    cache.prepare()
+    assert not file.exists()
+
+
+@pytest.mark.peers
+def test_what_one_host_receives_another_scores_and_delivers(
+    s3: S3Server, tmp_path: Path, postgres_url: str, credentials: None
+) -> None:
+    from medd.testing import stub_bundle, write_stub_plugin
+    from tests.support import Daemon
+
+    def host(name: str, *arguments: str) -> Daemon:
+        home = tmp_path / name
+        (home / "plugins").mkdir(parents=True)
+        write_stub_plugin(home / "plugins", stub_bundle(tmp_path / f"bundle-{name}"))
+        shared = s3.settings(f"s3://films/{tmp_path.name}") | {"MEDD_DATABASE__URL": postgres_url}
+        return Daemon(home, *arguments, **shared)
+
+    films = list(cheap_series(12, rows=64, columns=64, part10=False))
+    with running(host("receiver", "--only", "receive")) as receiver:
+        with RawSender(receiver.port) as sender:
+            sender.associate()
+            assert {sender.store(film, uid_in(film)) for film in films} == {(0x0000, "")}
+            sender.release()
+        receiver.stop()
+    with running(host("worker", "--only", "work")) as worker:
+
+        def rows() -> str:
+            return worker.medd("results", "--status", "scored", "--format", "csv").stdout
+
+        wait_until(lambda: len(rows().splitlines()) == 1 + len(films), 60, "every image scored")
+        checked = worker.medd("reconcile", "--verify")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.peers
+def test_while_the_bucket_is_away_images_are_refused_for_the_time_being(
+    tmp_path: Path, postgres_url: str, credentials: None
+) -> None:
+    from tests.support import Daemon
+
+    server = S3Server().start().wait()
+    first, second = cheap_series(2, rows=64, columns=64, part10=False)
+    settings = server.settings() | {"MEDD_DATABASE__URL": postgres_url}
+    with (
+        running(Daemon(tmp_path / "home", "--only", "receive", **settings)) as daemon,
+        RawSender(daemon.port) as sender,
+    ):
+        sender.associate()
+        assert sender.store(first, uid_in(first)) == (0x0000, "")
+        server.stop()
+        status, comment = sender.store(second, uid_in(second))
+        assert status == 0xA700
+        assert comment.startswith("spool: bucket")
+        server.start().wait()
+        assert sender.store(second, uid_in(second)) == (0x0000, "")
+        sender.release()
+    server.stop()
