@@ -57,11 +57,13 @@ class Folder:
         root = Path(self.name)
         try:
             for path in files_below(root) if root.is_dir() else (root,):
-                with contextlib.suppress(FileNotFoundError):  # gone since its folder was read
+                try:
                     found = path.stat()
-                    key = path.relative_to(root).as_posix() if path != root else "."
-                    # A name may be no UTF-8 at all: surrogates are kept, and go through the journal as they are.
-                    yield Entry(key, f"{found.st_size}-{found.st_mtime_ns}")
+                except FileNotFoundError:
+                    if path == root:
+                        raise
+                    continue  # gone since its folder was read
+                yield Entry(path.relative_to(root).as_posix(), f"{found.st_size}-{found.st_mtime_ns}")
         except OSError as error:
             raise TransientError(f"{self.name}: cannot be read. Received: {error.strerror}") from error
 
@@ -72,7 +74,7 @@ class Folder:
     @contextlib.contextmanager
     def open(self, key: str) -> Iterator[Path]:
         """The file itself."""
-        yield Path(self.name) / key if key != "." else Path(self.name)
+        yield Path(self.name) / key
 
 
 @dataclass(frozen=True, slots=True)

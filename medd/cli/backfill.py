@@ -51,7 +51,8 @@ def backfill(
     if engine is Engine.LOCAL and (address or decoders or predictors):
         raise SettingsError("--address, --decoders and --predictors are for --engine ray")
     lock = supervisor.lock_stage(loaded, "backfill")
-    os.nice(10)  # receiver, workers and readers on this host come first
+    if engine is Engine.LOCAL:
+        os.nice(5)  # receiver, workers and readers on this host come first; Ray does so with its workers by itself
     stuck.watch(loaded.worker.stuck_s)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Run(loaded, found)
