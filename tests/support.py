@@ -84,7 +84,9 @@ class PostgresServer:
     def __init__(self, *, durable: bool = False) -> None:
         self.initdb, self.server, self.psql = require("initdb", "postgres", "psql")
         self.folder = Path(tempfile.mkdtemp(prefix="medd-pg-"))
-        self.port = free_port()
+        self.host, self.port = "127.0.0.1", free_port()
+        #: What the server's command begins with: to run it elsewhere.
+        self.prefix: tuple[str, ...] = ()
         self._durable = durable
         # PostgreSQL refuses to run as root; Debian's package made a user for it.
         self._user: dict[str, Any] = {}
@@ -100,13 +102,17 @@ class PostgresServer:
         return str(self.folder / "data")
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql+psycopg://medd@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://medd@{self.host}:{self.port}/{database}"
 
     def start(self) -> None:
-        options = ["-D", self._data, "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.folder)]
+        options = ["-D", self._data, "-p", str(self.port), "-h", self.host, "-k", str(self.folder)]
         options += [] if self._durable else ["-c", "fsync=off"]
+        command, who = [self.server, *options], self._user
+        if self.prefix:  # which needs to be root itself
+            command = [*self.prefix, "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+            who = {}
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([self.server, *options], stdout=log, stderr=log, cwd="/", **self._user)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **who)
         wait_until(self.answers, what="PostgreSQL's start")
 
     def answers(self) -> bool:
@@ -118,7 +124,7 @@ class PostgresServer:
         return done.stdout.strip()
 
     def _ask(self, sql: str, database: str) -> subprocess.CompletedProcess[str]:
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "medd", database]
+        where = ["-h", self.host, "-p", str(self.port), "-U", "medd", database]
         return subprocess.run([self.psql, "-qAt", "-c", sql, *where], capture_output=True, check=False, text=True)
 
     def stop(self, how: int = signal.SIGINT) -> None:
@@ -158,10 +164,12 @@ class Daemon:
         self._arguments = arguments
         self.log = home / "log.txt"
         self.process: subprocess.Popen[str] | None = None
+        #: What the command begins with: to run it elsewhere.
+        self.prefix: tuple[str, ...] = ()
 
     def start(self, *, ready: bool = True) -> "Daemon":
         with self.log.open("a") as log:
-            command = [sys.executable, "-m", "medd", "serve", *self._arguments]
+            command = [*self.prefix, sys.executable, "-m", "medd", "serve", *self._arguments]
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
             )
