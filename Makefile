@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test lint fix docs bench chaos fuzz sbom audit clean
+.PHONY: setup demo test lint fix docs bench chaos cluster fuzz sbom audit clean
 
 setup: .venv/.done
 
@@ -38,6 +38,9 @@ bench: setup
 
 chaos: setup
 	$(BIN)/python -u -m tests.chaos
+
+cluster: setup
+	$(BIN)/python -u -m tests.cluster
 
 fuzz: setup
 	$(BIN)/python -u -m tests.fuzz
