@@ -15,7 +15,7 @@ from typing import Any
 
 from medd import pipeline, plugins
 from medd.backfill.jobs import release
-from medd.backfill.run import Run, drain, working
+from medd.backfill.run import FileRun, drain, working
 from medd.errors import MeddError, SettingsError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
@@ -31,7 +31,7 @@ OBJECT_STORE_BYTES = 256 << 20
 _CPU_SHARE, _GPU_SHARE = 0.25, 0.5
 
 
-def run_ray(run: Run, address: str = "", decoders: int = 0, predictors: int = 0) -> None:
+def run_ray(run: FileRun, address: str = "", decoders: int = 0, predictors: int = 0) -> None:
     """Take in and score an archive on a Ray cluster.
 
     Args:
@@ -57,8 +57,10 @@ def run_ray(run: Run, address: str = "", decoders: int = 0, predictors: int = 0)
     run.progress.total = len(entries) + run.progress.counts.total()
     if entries:
         with _cluster(address), _holding(queue, plan.token):
+            run.by_queue = False  # what an actor gives back is judged
             for taken in _results(entries, plan, decoders, predictors):
                 run.note(taken)
+    run.by_queue = True
     with working(settings):
         drain(run)
 
@@ -73,7 +75,8 @@ def _cluster(address: str) -> Iterator[None]:
     except ImportError as error:
         raise SettingsError(f"--engine ray: install it with: pip install 'medd[ray]'. Received: {error}") from error
 
-    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    # What its workers say stays in Ray's own logs: standard output is the summary's.
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if not address:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
@@ -129,7 +132,7 @@ def _results(entries: list[tuple[str, str]], plan: Any, decoders: int, predictor
     threads = plan.settings.worker.threads or max(1, cores // 4 // predictors)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and that it shows no bars
     # A host that dies takes results along that are made again: the order of what comes is nothing.
     context.execution_options.preserve_order = False
     remaining = iter(entries)

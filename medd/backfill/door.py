@@ -54,7 +54,8 @@ class Taken:
 def build_intake(settings: Settings, database: Database) -> Intake:
     """The one door, for history: what is refused is on record, and told to no destination."""
     manager = pipeline.load_plugins(settings)
-    return Intake(database, pipeline.open_spool(settings), manager, Outbox(), settings.spool.max_waiting)
+    spool, limit = pipeline.open_spool(settings), settings.spool.max_waiting
+    return Intake(database, spool, manager, Outbox(), limit, BACKFILL_PRIORITY)
 
 
 def patiently(ask: Callable[[], T], tell: Callable[[str], None] = lambda _sentence: None) -> T:
@@ -95,7 +96,7 @@ class Door:
         """
         try:
             with self._source.open(entry.key) as path:
-                receipt = self._intake.receive_file(path, self._source.origin(entry.key), BACKFILL_PRIORITY)
+                receipt = self._intake.receive_file(path, self._source.origin(entry.key))
         except (InputError, OSError) as error:
             cause = getattr(error, "strerror", None) or str(error)
             return Taken(entry, State.FAILED, detail=f"{entry.key}: cannot be taken in. Received: {cause}")

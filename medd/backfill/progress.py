@@ -24,6 +24,8 @@ class Progress:
     counts: Counter[State] = field(default_factory=Counter)
     #: Images that are taken in and not yet judged.
     left: int = 0
+    #: Where it is, where the archive's films are not counted.
+    place: str = ""
     #: Why it waits, in a sentence.
     waits: str = ""
     began: float = field(default_factory=time.monotonic)
@@ -58,7 +60,8 @@ class Progress:
 
     def line(self) -> str:
         """The figures in a line."""
-        told = f"{self.done} of {'…' if self.total is None else self.total} films, {self.rate:.1f} a second"
+        of = f" ({self.place})" if self.place else f" of {'…' if self.total is None else self.total}"
+        told = f"{self.done}{of} films, {self.rate:.1f} a second"
         return f"{told}; waits: {self.waits}" if self.waits else told
 
     def summary(self) -> str:

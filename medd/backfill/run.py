@@ -33,37 +33,65 @@ _LOOK_S = 0.25
 
 
 class Run:
-    """What both engines share: the figures, the journal, the worker.
+    """What every backfill has: the figures, the queue that it looks at.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        MeddError: The database or the spool cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.progress = settings, Progress()
+        self.database: Database = pipeline.open_database(settings)
+        self.spool = pipeline.open_spool(settings).id
+        limit = settings.spool.max_waiting
+        # What waits of a backfill must not be what images that come in live are refused for.
+        self.window = min(WINDOW, max(1, limit // 2)) if limit else WINDOW
+        #: Whether what is taken in is done only when the queue has no more of it.
+        self.by_queue = True
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.by_queue = True
+        self.look()
+        self.database.close()
+
+    def look(self) -> None:
+        """Bring the figures up to date."""
+        try:
+            self.progress.left = count_left(self.database, self.spool) if self.by_queue else 0
+        except TransientError as error:
+            self.progress.waits = str(error)
+
+    def tell(self, sentence: str) -> None:
+        """Say why it waits."""
+        if sentence != self.progress.waits:
+            log.warning("backfill waits: %s", sentence, extra={"event": "backfill.waiting"})
+        self.progress.waits = sentence
+
+
+class FileRun(Run):
+    """The backfill of an archive of files, with a journal of what was read.
 
     Args:
         settings: The settings.
         source: The archive.
 
     Raises:
-        MeddError: The database, the spool or a plugin cannot be used.
+        MeddError: As `Run`, or the journal cannot be written.
     """
 
     def __init__(self, settings: Settings, source: Source) -> None:
-        self.settings, self.source, self.progress = settings, source, Progress()
-        self.database: Database = pipeline.open_database(settings)
-        self.spool = pipeline.open_spool(settings).id
-        self.journal = Journal(settings.home / "backfill.journal", source.name)
-        limit = settings.spool.max_waiting
-        # What waits of a backfill must not be what images that come in live are refused for.
-        self.window = min(WINDOW, max(1, limit // 2)) if limit else WINDOW
+        super().__init__(settings)
+        self.source = source
+        self._journal = Journal(settings.home / "backfill.journal", source.name)
 
     def close(self) -> None:
         """Close the journal and the database."""
-        self.look()
-        self.journal.close()
-        self.database.close()
-
-    def look(self) -> None:
-        """Bring the figures up to date."""
-        try:
-            self.progress.left = count_left(self.database, self.spool)
-        except TransientError as error:
-            self.progress.waits = str(error)
+        self._journal.close()
+        super().close()
 
     def count(self) -> None:
         """Count the archive's files, beside everything else."""
@@ -82,7 +110,7 @@ class Run:
         Raises:
             TransientError: The archive cannot be listed, or the database is away.
         """
-        for entry, status in self.journal.sift(self.source.entries(), self.database):
+        for entry, status in self._journal.sift(self.source.entries(), self.database):
             if status is None:
                 yield entry
             else:
@@ -92,13 +120,7 @@ class Run:
         """Count files that were handed in, and keep what they held."""
         for one in taken:
             self.progress.add(one)
-        self.journal.note((one.entry, one.sha256) for one in taken if one.state is not State.FAILED)
-
-    def tell(self, sentence: str) -> None:
-        """Say why it waits."""
-        if sentence != self.progress.waits:
-            log.warning("backfill waits: %s", sentence, extra={"event": "backfill.waiting"})
-        self.progress.waits = sentence
+        self._journal.note((one.entry, one.sha256) for one in taken if one.state is not State.FAILED)
 
 
 @contextmanager
@@ -131,7 +153,7 @@ def drain(run: Run, most: int = 0) -> None:
         threading.Event().wait(_LOOK_S)
 
 
-def run_local(run: Run) -> None:
+def run_local(run: FileRun) -> None:
     """Take in and score an archive on this host.
 
     Raises:
@@ -154,7 +176,7 @@ def run_local(run: Run) -> None:
         drain(run)
 
 
-def _in_portions(taken: Iterator[Taken], run: Run) -> None:
+def _in_portions(taken: Iterator[Taken], run: FileRun) -> None:
     """Note what was taken in, and let the queue grow no longer than it may."""
     while portion := list(islice(taken, _NOTE_EVERY)):
         run.note(portion)

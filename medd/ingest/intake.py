@@ -50,6 +50,7 @@ class Intake:
         manager: Asked whether a model may judge an image, and told what came in.
         outbox: Where what is refused is told of.
         max_waiting: Nothing is taken in while more images wait to be scored; 0 sets no limit.
+        priority: Of the jobs; lower goes first, and what comes in live has 0.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Intake:
         manager: pluggy.PluginManager,
         outbox: Outbox = Outbox(),  # noqa: B008  # frozen
         max_waiting: int = 0,
+        priority: int = 0,
     ) -> None:
-        self._spool, self._manager = spool, manager
+        self._spool, self._manager, self._priority = spool, manager, priority
         self._backlog = Backlog(database, CLASSIFY, max_waiting)
         self._commits = _GroupCommit(InstanceInserter(database, CLASSIFY, spool.id, outbox, self._has_bytes))
 
@@ -100,9 +102,9 @@ class Intake:
             PluginError: A plugin's admission rule failed.
             TransientError: Disk or database failed; nothing was taken in and the sender should try again.
         """
-        return self._receive(writer, header, origin, plugins.admit(self._manager, header))
+        return self._receive(writer, header, origin, plugins.admit(self._manager, header), self._priority)
 
-    def receive_file(self, path: Path, origin: str, priority: int = 0) -> Receipt:
+    def receive_file(self, path: Path, origin: str, priority: int | None = None) -> Receipt:
         """Take in a copy of a file: DICOM with or without preamble, JPEG, PNG or TIFF.
 
         A file that cannot be read as any of them becomes a row as well: not assessed, unreadable.
@@ -138,12 +140,12 @@ class Intake:
                     except InputError as error:
                         refusal = Verdict(Reason.UNREADABLE, str(error))
                 verdict = refusal if refusal.reason else plugins.admit(self._manager, header)
-                return self._receive(writer, header, origin, verdict, priority)
+                return self._receive(writer, header, origin, verdict, self._priority if priority is None else priority)
             finally:
                 writer.discard()
 
     def _receive(
-        self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict, priority: int = 0
+        self, writer: SpoolWriter, header: InstanceHeader, origin: str, verdict: Verdict, priority: int
     ) -> Receipt:
         self._backlog.check()
         try:

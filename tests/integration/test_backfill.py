@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from medd.testing import stub_bundle, write_stub_plugin
+from medd.testing import dicom_radiograph, stub_bundle, write_stub_plugin
 from medd.testing.films import cheap_series
 from tests.bucket import CREDENTIALS, S3Server
+from tests.peers import Dcmqrscp
 from tests.ray_cluster import RayCluster
 from tests.support import Daemon, running, wait_until
 
@@ -123,11 +124,34 @@ def test_a_bucket_is_an_archive(tmp_path):
     assert "Traceback" not in away.stderr
 
 
+@pytest.mark.peers
+def test_a_pacs_is_an_archive_where_it_sends_to_us_alone(tmp_path):
+    archive = Archive(tmp_path)
+    pacs = Dcmqrscp(tmp_path / "peer").start()
+    table = '[[peer]]\nname = "{how}"\nhost = "127.0.0.1"\nport = {port}\nae_title = "QRSCP"\nretrieve = "{how}"\n'
+    settings = "".join(table.format(how=how, port=pacs.port) for how in ("get", "move"))
+    (archive.home / "medd.toml").write_text(settings + '[[destination]]\ntype = "folder"\nformats = ["json"]\n')
+    try:
+        pacs.hold(dicom_radiograph(number, size=64, StudyDate=f"2016010{number}") for number in range(1, 5))
+        done = archive.medd("backfill", "get", "--date", "20160101-20160103")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("3 films: 3 taken in; ")
+        again = archive.medd("backfill", "get", "--date", "20160101-20160104")
+        assert again.stdout.startswith("1 films: 1 taken in; "), "what was fetched is not asked for again"
+        assert archive.query(ONCE) == [(4, 4)]
+        assert archive.query("SELECT count(*) FROM delivery") == [(0,)]
+        live = archive.medd("backfill", "move", "--date", "20160101")
+        assert (live.returncode, "C-MOVE" in live.stderr) == (2, True)
+    finally:
+        pacs.stop()
+
+
 def test_what_cannot_be_is_refused_in_a_line(tmp_path):
     archive = Archive(tmp_path)
     for arguments, told in (
         (["/nowhere"], "no file or folder of this name"),
-        ([str(tmp_path), "--decoders", "2"], "are for --engine ray"),
+        (["/nowhere", "--date", "20160101"], "no archive of this name"),
+        ([str(tmp_path), "--decoders", "2"], "are for files with --engine ray"),
     ):
         refused = archive.medd("backfill", *arguments)
         assert refused.returncode == 2
@@ -137,7 +161,7 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path):
 
 def on_a_cluster(tmp_path: Path, films: int, kill_at: int, delay_s: float, timeout_s: float) -> None:
     """Backfill on a cluster of three nodes, of which one is killed when so many films are scored."""
-    archive = Archive(tmp_path, delay_s=delay_s, MEDD_WORKER__BATCH_SIZE="8", MEDD_WORKER__LEASE_S="10")
+    archive = Archive(tmp_path, delay_s, MEDD_WORKER__BATCH_SIZE="8", MEDD_WORKER__LEASE_S="10")
     folder = write_films(tmp_path / "films", films, size=224)
     with RayCluster(nodes=2) as cluster:
         run = archive.begin(str(folder), "--engine", "ray", "--address", cluster.address, "--predictors", "2")
