@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
 
 from medd.errors import TransientError
 from medd.records import AuditOutcome
@@ -156,7 +157,10 @@ class Retention:
                     outcome.images += len(one.here)
                 if going and not dry_run:
                     row = {"at": datetime.now(UTC), "spool": self._here, "gone": False}
-                    connection.execute(purged.insert(), [row | {"instance_id": id_} for id_ in going])
+                    # Hosts that share the spool may come to the same at the same time.
+                    insert = (sqlite if self._database.is_sqlite else postgresql).insert(purged)
+                    rows = [row | {"instance_id": id_} for id_ in sorted(going)]
+                    connection.execute(insert.on_conflict_do_nothing(index_elements=["instance_id"]), rows)
             if not dry_run:
                 self._unlink()
             if self._pause():

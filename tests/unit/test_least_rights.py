@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +121,58 @@ def test_the_container_is_no_root_and_has_no_tools():
         section = name.removeprefix("MEDD_").split("__")[0].lower()
         assert section in settings.Settings.model_fields, name
     assert not re.search(r"(?i)(password|secret|token)=", text)
+
+
+def deployments() -> dict[str, dict[str, Any]]:
+    documents = list(yaml.safe_load_all((CONFIG / "kubernetes" / "hosts.yaml").read_text()))
+    return {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "Deployment"}
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_pods_of_several_hosts_have_the_rights_of_the_single_one(name: str) -> None:
+    single = manifests()["Deployment"]["spec"]["template"]["spec"]
+    deployment = deployments()[name]
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
+    assert container["securityContext"] == single["containers"][0]["securityContext"]
+    assert pod["securityContext"].items() <= single["securityContext"].items()
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert container["args"][:2] == ["serve", "--only"]
+    assert all("value" in variable for variable in container["env"]), "secrets come from the secret alone"
+
+
+def test_settings_of_several_hosts_are_settings(tmp_path: Path) -> None:
+    (found,) = (
+        one
+        for one in yaml.safe_load_all((CONFIG / "kubernetes" / "hosts.yaml").read_text())
+        if one["kind"] == "ConfigMap"
+    )
+    file = tmp_path / "medd.toml"
+    file.write_text(found["data"]["medd.toml"])
+    loaded = settings.load(tmp_path, file)
+    assert loaded.spool.bucket.startswith("s3://")
+    for name, deployment in deployments().items():
+        (container,) = deployment["template"]["spec"]["containers"]
+        (home,) = (one for one in deployment["template"]["spec"]["volumes"] if one["name"] == "home")
+        assert int(home["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 10 > loaded.spool.cache_mib, name
+        assert {port["containerPort"] for port in container.get("ports", ())} <= {loaded.listener.port}
+
+
+def test_containers_of_several_hosts_write_to_volumes_only_and_know_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = yaml.safe_load((CONFIG / "compose.yaml").read_text())["services"]
+    stages = set()
+    for name in ("receiver", "worker", "desk"):
+        service = services[name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        stages |= set(service["command"][2].split(","))
+        with monkeypatch.context() as environment:
+            for key, value in service["environment"].items():
+                environment.setenv(key, value)
+            settings.load(tmp_path)
+    assert stages == {"receive", "work", "deliver", "web"}
