@@ -97,6 +97,7 @@ def run(
             known[name](chance)
             taken = rig.recovery()
             report.recovery[name].append(taken)
+            time.sleep(LEASE_S)
             rig.stop_load()
             report.answered, report.rounds = rig.check(), number + 1
             shown = ", ".join(f"{what} after {passed:.1f} s" for what, passed in taken.items())
