@@ -266,4 +266,6 @@ class SqlQueue:
         changed = instance.update().where(waiting).values(**failed).returning(instance.c.id)
         given_up = connection.scalars(changed).all()
         refresh(connection, given_up)
-        self.outbox.open(connection, given_up)
+        # As of what is scored: history is not delivered.
+        live = sa.select(job.c.instance_id).where(job.c.instance_id.in_(given_up), job.c.priority < RESCORE_PRIORITY)
+        self.outbox.open(connection, connection.scalars(live).all())

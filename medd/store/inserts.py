@@ -72,6 +72,11 @@ class InstanceInserter:
             f" WHERE instance_id = {id_} AND state = 'dead'",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
         )
+        # What a backfill has queued already, and now comes in live, waits behind the others no longer.
+        self._hasten = (
+            f"UPDATE job SET priority = {priority}"
+            f" WHERE instance_id = {id_} AND state = 'pending' AND priority > {priority}"
+        )
         self._count_in = count_in_statement(mark)
         lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"
         self._recount = (*(() if database.is_sqlite else (lock,)), refresh_statement(mark))
@@ -179,6 +184,8 @@ class InstanceInserter:
                     cursor.execute(statement, {"id": id_, "spool": self._spool})
                 revived.add(row["sha256"])
                 status, reason = Status.PENDING, None
+            if status == Status.PENDING:
+                cursor.execute(self._hasten, {"id": id_, "priority": row.get("priority", 0)})
             return Added(id_, False, Status(status), Reason(reason) if reason else None)
         if row["status"] == Status.PENDING:
             wanted = {"kind": self._kind, "spool": self._spool, "id": found[0], "priority": row.get("priority", 0)}

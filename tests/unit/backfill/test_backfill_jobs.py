@@ -9,7 +9,8 @@ from medd.queue.sql import SqlQueue
 from medd.records import Status
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
-from medd.store.tables import instance, job
+from medd.store.outbox import Outbox
+from medd.store.tables import delivery, instance, job
 from tests.rows import instance_row
 
 TOKEN = "t" * 32
@@ -102,3 +103,22 @@ def test_what_failed_for_good_may_be_tried_again(rows):
         failed = {"status": Status.FAILED, "reason": "retries_exhausted"}
         connection.execute(instance.update().where(instance.c.sha256 == one).values(**failed))
     assert find_settled(rows.database, [one, two]) == {two: Status.PENDING}
+
+
+def test_what_comes_in_live_while_a_backfill_has_it_queued_goes_in_front(rows):
+    rows.add(1, 2)
+    live = rows.add(2, priority=0)
+    rows.add(2)
+    (first, *_) = SqlQueue(rows.database, "worker").claim(CLASSIFY, 1)
+    assert (first.instance_id, first.priority) == (live[0], 0), "and it stays there when the backfill comes by again"
+
+
+def test_what_a_backfill_cannot_score_is_told_to_nobody(rows):
+    queue = SqlQueue(rows.database, "worker", max_attempts=1, outbox=Outbox(("pacs",)))
+    rows.add(1)
+    rows.add(2, priority=0)
+    for one in queue.claim(CLASSIFY, 2):
+        queue.retry(one, "the disk is gone")
+    assert rows.states() == ["dead", "dead"]
+    with rows.database.read() as connection:
+        assert list(connection.scalars(sa.select(delivery.c.study))) == [instance_row(2)["study_instance_uid"]]
