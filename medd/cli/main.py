@@ -23,6 +23,7 @@ from medd.cli import (
     ingest,
     load,
     models,
+    plan,
     pull,
     purge,
     queue,
@@ -97,6 +98,7 @@ app.command()(pull.pull)
 app.command()(backfill.backfill)
 app.command()(echo.echo)
 app.command()(load.load)
+app.command()(plan.plan)
 app.command()(doctor.doctor)
 app.command()(reconcile.reconcile)
 app.add_typer(queue.app, name="queue", help="The work that waits, and the work that failed.")
