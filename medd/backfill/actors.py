@@ -5,6 +5,7 @@ takes the same bytes for the same image, and a result is committed with the end 
 token for.
 """
 
+import os
 import pickle
 import time
 from collections.abc import Sequence
@@ -79,9 +80,10 @@ class Decode(_Actor):
         self._decoder = Isolated(target, 1, worker.decode_timeout_s, worker.decode_memory_mib)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Rows of `key` and `mark` → what became of each, and where it is to be scored, job and input."""
+        """Rows of `key`, bytes, and `mark` → what became of each, and where it is to be scored, job and input."""
         self._let_live_images_pass()
-        entries = [Entry(*map(_text, one)) for one in zip(batch["key"], batch["mark"], strict=True)]
+        rows = zip(batch["key"], batch["mark"], strict=True)
+        entries = [Entry(os.fsdecode(key), str(mark)) for key, mark in rows]
         taken = list(in_threads(lambda entry: patiently(lambda: self._door.take(entry)), entries))
         queued = [one.instance_id for one in taken if one.state is State.QUEUED]
         jobs = patiently(lambda: hold(self.queue, self.plan.token, queued)) if queued else []
@@ -161,7 +163,3 @@ def load_model(settings: Settings, database: Database, ref: str, threads: int) -
 def read_taken(batch: Batch) -> list[Taken]:
     """What became of files, from the rows that `Predict` gives back."""
     return [pickle.loads(one) for one in batch["taken"]]
-
-
-def _text(value: Any) -> str:
-    return str(value)

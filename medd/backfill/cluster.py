@@ -7,11 +7,12 @@ end.
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medd import pipeline, plugins
 from medd.backfill.jobs import release
@@ -21,12 +22,18 @@ from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
 from medd.registry.registry import find_spec, line_of_duty
 
+if TYPE_CHECKING:
+    from medd.backfill.actors import Plan
+    from medd.backfill.door import Taken
+    from medd.backfill.source import Entry
+
 log = logging.getLogger(__name__)
 
 #: Rows of one task: small, so that little is done again when a host dies.
 TASK_ROWS = 64
 #: Memory for what lies between the pools, where the cluster is started here.
 OBJECT_STORE_BYTES = 256 << 20
+_MISSING = "--engine ray: it is missing; install it with: pip install 'medd[ray]'"
 #: Of a core, for each actor. When a host dies, its actors must find room on those that are left.
 _CPU_SHARE, _GPU_SHARE = 0.25, 0.5
 
@@ -53,12 +60,13 @@ def run_ray(run: FileRun, address: str = "", decoders: int = 0, predictors: int 
     ref = line_of_duty(database, find_spec(settings.model.classifier, specs))[0].ref
     spec = load_model(settings, database, ref, 1).bundle.preprocess
     plan = Plan(settings, run.source, queue.owner, secrets.token_hex(16), run.spool, ref, spec)
-    entries = [(entry.key, entry.mark) for entry in run.wanted()]
-    run.progress.total = len(entries) + run.progress.counts.total()
-    if entries:
-        with _cluster(address), _holding(queue, plan.token):
+    blocks = list(_blocks(run.wanted()))
+    run.progress.total = sum(map(len, blocks)) + run.progress.counts.total()
+    if blocks:
+        # Ray tells of hosts that died on standard output, which is the summary's.
+        with redirect_stdout(sys.stderr), _cluster(address), _holding(queue, plan.token):
             run.by_queue = False  # what an actor gives back is judged
-            for taken in _results(entries, plan, decoders, predictors):
+            for taken in _results(blocks, plan, decoders, predictors):
                 run.note(taken)
     run.by_queue = True
     with working(settings):
@@ -73,9 +81,9 @@ def _cluster(address: str) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise SettingsError(f"--engine ray: install it with: pip install 'medd[ray]'. Received: {error}") from error
+        raise SettingsError(_MISSING) from error
 
-    # What its workers say stays in Ray's own logs: standard output is the summary's.
+    # What its workers say stays in Ray's own logs.
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if not address:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -111,14 +119,25 @@ def _holding(queue: SqlQueue, token: str) -> Iterator[None]:
         release(queue, token)
 
 
-def _results(entries: list[tuple[str, str]], plan: Any, decoders: int, predictors: int) -> Iterator[Any]:
+def _blocks(entries: "Iterator[Entry]") -> Iterator[Any]:
+    """Files as tables, each the work of one task."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise SettingsError(_MISSING) from error
+    while some := list(islice(entries, TASK_ROWS)):
+        # A file's name may be no UTF-8.
+        columns = {"key": [os.fsencode(entry.key) for entry in some], "mark": [entry.mark for entry in some]}
+        yield pyarrow.table(columns)
+
+
+def _results(blocks: list[Any], plan: "Plan", decoders: int, predictors: int) -> Iterator[list["Taken"]]:
     """What became of the files, batch by batch as they are done.
 
     Raises:
         MeddError: What an actor met.
         TransientError: Ray gave up.
     """
-    import pyarrow
     import ray
     import ray.data
     import ray.exceptions
@@ -135,11 +154,6 @@ def _results(entries: list[tuple[str, str]], plan: Any, decoders: int, predictor
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and that it shows no bars
     # A host that dies takes results along that are made again: the order of what comes is nothing.
     context.execution_options.preserve_order = False
-    remaining = iter(entries)
-    blocks = []
-    while some := list(islice(remaining, TASK_ROWS)):
-        keys, marks = zip(*some, strict=True)
-        blocks.append(pyarrow.table({"key": list(keys), "mark": list(marks)}))
     share: dict[str, Any] = {"num_cpus": _CPU_SHARE}
     data = ray.data.from_arrow(blocks).map_batches(
         Decode,
