@@ -1,10 +1,12 @@
 """`medd sweep`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from medd.cli.backfill import Engine
 from medd.cli.common import Config, Format, Home, write_rows
 from medd.errors import SettingsError
 
@@ -38,6 +40,13 @@ def sweep(
     storage: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL of the search.  [default: search.db in the output folder]")
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="This host alone, or the hosts of a Ray cluster (extra: ray).")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str, typer.Option(help="Of a running Ray cluster, HOST:PORT; else one is started on this host.")
+    ] = "",
+    cores: Annotated[int, typer.Option(min=0, help="Ray: cores of each training; 0: as many as this host has.")] = 0,
     output: Annotated[
         Path | None, typer.Option(help="Folder; a sweep that was stopped goes on there.  [default: HOME/sweep]")
     ] = None,
@@ -47,9 +56,14 @@ def sweep(
     """Repeat the article's study over epochs and steps, or search for better hyper-parameters."""
     from medd import pipeline, plugins, settings
     from medd.learn.options import read_options
+    from medd.learn.trials import cluster
 
     if bool(search) != bool(trials):
         raise SettingsError("a search needs both --trials and --search")
+    on_ray = engine is Engine.RAY
+    if (address or cores) and not on_ray:
+        raise SettingsError("--address and --cores are for --engine ray")
+    work = cluster(address) if on_ray else nullcontext()
     known = settings.load(home, config)
     folder = output or known.home / "sweep"
     specs = plugins.classifiers(pipeline.load_plugins(known))
@@ -58,16 +72,19 @@ def sweep(
 
         one = {"epochs": _single("--epochs", epochs), "steps_per_epoch": _single("--steps-per-epoch", steps_per_epoch)}
         options = read_options(recipe, {"network": network, **one})
-        study = learn.search(
-            data,
-            folder,
-            [learn.parse(text) for text in search],
-            trials,
-            _numbers("--seeds", seeds or "0", least=0),
-            options,
-            specs,
-            storage=storage or "",
-        )
+        with work:
+            study = learn.search(
+                data,
+                folder,
+                [learn.parse(text) for text in search],
+                trials,
+                _numbers("--seeds", seeds or "0", least=0),
+                options,
+                specs,
+                storage=storage or "",
+                on_ray=on_ray,
+                cores=cores,
+            )
         rows: list[dict[str, Any]] = learn.rows(study)
         write_rows(rows, (), Format.TABLE, list(rows[0]))
         typer.echo(f"measured on the validation part; also in {folder / 'trials.csv'}")
@@ -84,7 +101,9 @@ def sweep(
         steps_of_table_2=options.steps_per_epoch,
         epochs_of_table_3=options.epochs,
     )
-    tables.write(folder, study_of.sweep(data, folder, plan, options, specs))
+    with work:
+        study_so_far = study_of.sweep(data, folder, plan, options, specs, on_ray=on_ray, cores=cores)
+    tables.write(folder, study_so_far)
     typer.echo((folder / "sweep.md").read_text(encoding="utf-8"))
     typer.echo(f"also in {folder}")
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -20,7 +20,8 @@ from medd.learn import extra, manifest, metrics
 from medd.learn.fit import classes_of, fit
 from medd.learn.options import TrainOptions
 from medd.learn.sweep import alone, finding
-from medd.learn.train import prepare, require_extra, trainable
+from medd.learn.train import Prepared, prepare, require_extra, trainable
+from medd.learn.trials import Trials
 
 if TYPE_CHECKING:
     import optuna
@@ -159,6 +160,8 @@ def search(
     *,
     storage: str = "",
     console: Console | None = None,
+    on_ray: bool = False,
+    cores: int = 0,
 ) -> "optuna.Study":
     """Try values until so many trials are finished, those of earlier calls included.
 
@@ -176,6 +179,8 @@ def search(
         storage: SQLAlchemy URL of the study, SQLite or PostgreSQL; several hosts may then search together. Not that of
             medd's own database: optuna has a table of the same name there.
         console: Where progress is told; standard error when None.
+        on_ray: Train on the Ray cluster that was joined (`medd.learn.trials.cluster`); the study stays here.
+        cores: Of each trial there; see `Trials`.
 
     Raises:
         SettingsError: The data do not allow it, a value is none that the option takes, or the study's database cannot
@@ -191,30 +196,23 @@ def search(
     split_seed = options.seed if options.split_seed is None else options.split_seed
     options = options.model_copy(update={"split_seed": split_seed})
     prepared = prepare(data, options, console)
-    classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
 
-    def objective(trial: "optuna.Trial") -> float:
-        try:
-            return judge(trial)
-        except ModelUnusable:
-            trial.set_user_attr(_DIVERGED, True)
-            raise
-
-    def judge(trial: "optuna.Trial") -> float:
+    def begin(trial: "optuna.Trial") -> TrainOptions:
         chosen = {dimension.name: dimension.suggest(trial) for dimension in dimensions}
         console.print(f"trial {trial.number}: {_told(chosen)}", highlight=False)
-        values = []
-        for seed in seeds:
-            recipe = apply(options, chosen).model_copy(update={"seed": seed})
-            fitted = fit(spec, prepared.parts, classes, recipe, console)
-            part = prepared.parts["val"]
-            figures = metrics.figures(part.truth != 0, finding(fitted.model, classes, part), 0.5)
-            values.append(figures["auroc"])
-        if not math.isfinite(mean(values)):  # optuna takes no NaN, and nothing would ever be finished
-            raise ModelUnusable("the validation part shows one class only")
+        return apply(options, chosen)
+
+    def end(trial: "optuna.Trial", values: list[float]) -> float:
         trial.set_user_attr("aurocs", values)
         console.print(f"trial {trial.number}: validation AUROC {mean(values):.4f}", highlight=False)
         return mean(values)
+
+    def objective(trial: "optuna.Trial") -> float:
+        try:
+            return end(trial, judge(prepared, begin(trial), seeds, spec, console=console))
+        except ModelUnusable as error:
+            trial.set_user_attr(_DIVERGED, str(error))
+            raise
 
     output.mkdir(parents=True, exist_ok=True)
     with alone(output):
@@ -225,10 +223,61 @@ def search(
             "seeds": list(seeds),
         }
         study = _study(storage or f"sqlite:///{output.resolve() / 'search.db'}", about, retry=not storage)
+        if on_ray:
+            _on_ray(study, trials, Trials(judge, prepared, cores), begin, end, (seeds, spec), console)
         while (left := trials - len(finished(study))) > 0:
             study.optimize(objective, n_trials=left, catch=(ModelUnusable,))
         _write(output / "trials.csv", study)
     return study
+
+
+def _on_ray(
+    study: "optuna.Study",
+    wanted: int,
+    pool: Trials,
+    begin: Callable[["optuna.Trial"], TrainOptions],
+    end: Callable[["optuna.Trial", list[float]], float],
+    rest: tuple[Any, ...],
+    console: Console,
+) -> None:
+    """Try as many values at the same time as the cluster has room for, until so many are finished."""
+    from optuna.trial import TrialState
+
+    try:
+        while pool.running or len(finished(study)) < wanted:
+            while pool.room > 0 and len(finished(study)) + len(pool.running) < wanted:
+                trial = study.ask()
+                pool.begin(trial, begin(trial), *rest)
+            trial, values, why = pool.ended()
+            if why:
+                console.print(f"trial {trial.number} failed: {why}", highlight=False, markup=False, soft_wrap=True)
+                trial.set_user_attr(_DIVERGED, why)
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, end(trial, values))
+    finally:  # a stop cuts short what has begun
+        for trial in pool.running:
+            study.tell(trial, state=TrialState.FAIL)
+
+
+def judge(
+    prepared: Prepared, options: TrainOptions, seeds: Sequence[int], spec: ClassifierSpec, *, console: Console
+) -> list[float]:
+    """Train one network for each seed: the area under the ROC curve of the validation part by each.
+
+    Raises:
+        ModelUnusable: Training diverged, or the validation part shows one class only.
+    """
+    classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
+    part = prepared.parts["val"]
+    values = []
+    for seed in seeds:
+        fitted = fit(spec, prepared.parts, classes, options.model_copy(update={"seed": seed}), console)
+        figures = metrics.figures(part.truth != 0, finding(fitted.model, classes, part), 0.5)
+        values.append(figures["auroc"])
+    if not math.isfinite(mean(values)):  # optuna takes no NaN, and nothing would ever be finished
+        raise ModelUnusable("the validation part shows one class only")
+    return values
 
 
 def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:

@@ -2,7 +2,8 @@
 
 With a constant learning rate, a run of N epochs is the beginning of one of M > N epochs with the same seed. All cells
 of a seed that share their steps are therefore one run, whose weights are measured at the end of each epoch asked for.
-What is finished stands in ``epochs.jsonl``; a sweep that was stopped goes on from there.
+What is finished stands in ``epochs.jsonl``; a sweep that was stopped goes on from there. On a Ray cluster each run has
+such a file of its own until it has ended, as several hosts cannot append to one.
 """
 
 import fcntl
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from medd.learn.dataset import Part
 from medd.learn.fit import Classes, classes_of, fit
 from medd.learn.options import TrainOptions
 from medd.learn.train import Prepared, prepare_samples, require_extra, trainable
+from medd.learn.trials import Trials
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +39,9 @@ LOG, STUDY = "epochs.jsonl", "study.json"
 #: Not part of what a study is: its cells and seeds vary, the rest only names the result.
 _VARIED = {"epochs", "steps_per_epoch", "seed", "name", "version", "licence", "intended_use", "patience", "keep"}
 _BATCH = 64
+
+#: A seed, and the cells that come out of one run with it.
+Run = tuple[int, list["Cell"]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,11 +107,13 @@ def sweep(
     specs: Sequence[ClassifierSpec],
     *,
     console: Console | None = None,
+    on_ray: bool = False,
+    cores: int = 0,
 ) -> Study:
     """Train and measure every cell over every seed, or what is left of them.
 
     The split is the same for all. The weights measured are those at the end of the epoch, as in the article, whatever
-    the recipe keeps; none stops early.
+    the recipe keeps; none stops early. A training that fails is noted, and the others go on.
 
     Args:
         data: Any form of DATA that `medd.learn.manifest` reads.
@@ -114,11 +122,13 @@ def sweep(
         options: The rest of the recipe.
         specs: The classifiers that the plugins registered.
         console: Where progress is told; standard error when None.
+        on_ray: Train on the Ray cluster that was joined (`medd.learn.trials.cluster`), whose hosts share `output`.
+        cores: Of each training there; see `Trials`.
 
     Raises:
         SettingsError: The data do not allow it, or the folder holds another study.
         PluginError: No plugin brings the network, or it cannot be trained.
-        ModelUnusable: Training diverged.
+        ModelUnusable: A training failed; the others are finished, and the next call tries it again.
     """
     require_extra()
     console = console or Console(stderr=True)
@@ -130,22 +140,105 @@ def sweep(
     prepared = prepare_samples(samples, skipped, options, console)
     constant = options.optimizer.schedule == "constant"
     output.mkdir(parents=True, exist_ok=True)
+    output = output.resolve()
     with alone(output):
         _claim(output, data, prepared, options)
-        for seed in plan.seeds:
-            for run in plan.runs(constant_rate=constant):
-                longest = max(run)
-                update = {"seed": seed, "epochs": longest.epochs, "steps_per_epoch": longest.steps}
-                work = output / f"work-{seed}-{longest.steps}-{longest.epochs}"
-                found = read(output, constant_rate=constant)
-                if any((seed, cell) not in found for cell in run):
-                    console.print(f"seed {seed}, {longest.steps} steps, {longest.epochs} epochs", highlight=False)
-                    _run(output, work, spec, prepared, options.model_copy(update=update), run, console)
-                shutil.rmtree(work, ignore_errors=True)
+        found = read(output, constant_rate=constant)
+        runs: list[Run] = [(seed, run) for seed in plan.seeds for run in plan.runs(constant_rate=constant)]
+        left = [(seed, run) for seed, run in runs if any((seed, cell) not in found for cell in run)]
+        work_off = partial(_on_ray, cores=cores) if on_ray else _here
+        failed = []
+        for run, why in work_off(left, output, spec, prepared, options, console):
+            shutil.rmtree(_work(output, run), ignore_errors=True)
+            if why:
+                failed.append(f"{_told(run)}: {why}")
+                _note(output / LOG, _about(run) | {"failed": why})
+                console.print(f"failed: {failed[-1]}", highlight=False, markup=False, soft_wrap=True)
+        if failed:
+            raise ModelUnusable(f"{len(failed)} of {len(left)} trainings failed, the others are kept: {failed[0]}")
     found = read(output, constant_rate=constant)
     wanted = [(seed, cell) for seed in plan.seeds for cell in {*plan.table_2, *plan.table_3}]
     sides = {side: (len(part), len({s.patient for s in part.samples})) for side, part in prepared.parts.items()}
     return Study(plan, {key: found[key] for key in wanted}, sides, stated, options)
+
+
+def _here(
+    left: Sequence[Run],
+    output: Path,
+    spec: ClassifierSpec,
+    prepared: Prepared,
+    options: TrainOptions,
+    console: Console,
+) -> Iterator[tuple[Run, str]]:
+    """Do one run after the other: which has ended, and why it failed, if it did."""
+    for run in left:
+        console.print(_told(run), highlight=False)
+        try:
+            train_run(prepared, run, output, output / LOG, spec, options, console=console)
+        except ModelUnusable as error:
+            yield run, str(error)
+        else:
+            yield run, ""
+
+
+def _on_ray(
+    left: Sequence[Run],
+    output: Path,
+    spec: ClassifierSpec,
+    prepared: Prepared,
+    options: TrainOptions,
+    console: Console,
+    *,
+    cores: int,
+) -> Iterator[tuple[Run, str]]:
+    """Do them at the same time, where there is room in the cluster, in the order in which they end."""
+    trials = Trials(train_run, prepared, cores)
+    console.print(f"{len(left)} trainings, {trials.room} at a time", highlight=False)
+    for number, run in enumerate(left):
+        trials.begin(number, run, output, _log_of(output, run), spec, options)
+    while trials.running:
+        number, _, why = trials.ended()
+        _gather(output, _log_of(output, left[number]))
+        if not why:
+            console.print(f"{_told(left[number])}: done", highlight=False)
+        yield left[number], why
+
+
+def _told(run: Run) -> str:
+    return f"seed {run[0]}, {max(run[1]).steps} steps, {max(run[1]).epochs} epochs"
+
+
+def _about(run: Run) -> dict[str, Any]:
+    return {"seed": run[0], "steps": max(run[1]).steps, "of": max(run[1]).epochs}
+
+
+def _work(output: Path, run: Run) -> Path:
+    return output / f"work-{run[0]}-{max(run[1]).steps}-{max(run[1]).epochs}"
+
+
+def _log_of(output: Path, run: Run) -> Path:
+    return output / f"epochs-{run[0]}-{max(run[1]).steps}-{max(run[1]).epochs}.jsonl"
+
+
+def _gather(output: Path, log: Path) -> None:
+    """Put the lines of a run on Ray where all others are. Lines that are there twice say the same."""
+    if log.exists():
+        _mend(output / LOG)
+        with (output / LOG).open("a") as whole:
+            whole.write(log.read_text() + "\n")
+        log.unlink()
+
+
+def _note(log: Path, line: dict[str, Any]) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _mend(log: Path) -> None:
+    """End the line that was being written when the sweep was killed."""
+    if log.exists() and not log.read_bytes().endswith(b"\n"):
+        with log.open("a") as cut:
+            cut.write("\n")
 
 
 def _claim(output: Path, data: Path, prepared: Prepared, options: TrainOptions) -> None:
@@ -157,10 +250,9 @@ def _claim(output: Path, data: Path, prepared: Prepared, options: TrainOptions) 
         file.write_text(json.dumps(study, indent=2) + "\n")
     elif json.loads(file.read_text()) != study:
         raise SettingsError(f"{output}: another study (other data, split or recipe) lies here. Received: {file}")
-    log = output / LOG
-    if log.exists() and not log.read_bytes().endswith(b"\n"):
-        with log.open("a") as cut:
-            cut.write("\n")  # the sweep was killed while it wrote
+    _mend(output / LOG)
+    for log in sorted(output.glob("epochs-*.jsonl")):
+        _gather(output, log)
 
 
 @contextmanager
@@ -178,16 +270,26 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(
-    output: Path,
-    work: Path,
-    spec: ClassifierSpec,
+def train_run(
     prepared: Prepared,
+    run: Run,
+    output: Path,
+    log: Path,
+    spec: ClassifierSpec,
     options: TrainOptions,
-    cells: Sequence[Cell],
+    *,
     console: Console,
 ) -> None:
-    """Train once and note every epoch; those of the cells are measured."""
+    """Train once and note every epoch in `log`; those of the cells are measured.
+
+    Raises:
+        ModelUnusable: Training diverged.
+    """
+    seed, cells = run
+    update = {"seed": seed, "epochs": max(cells).epochs, "steps_per_epoch": max(cells).steps}
+    options = options.model_copy(update=update)
+    work = _work(output, run)
+    _mend(log)
     wanted = sorted(cell.epochs for cell in cells)
     asked = work / "epochs.json"
     if work.exists() and (not asked.exists() or asked.read_text() != json.dumps(wanted)):
@@ -199,12 +301,10 @@ def _run(
 
     def note(epoch: int, model: "keras.Model", figures: dict[str, float]) -> None:
         nonlocal began
-        line: dict[str, Any] = {"seed": options.seed, "steps": options.steps_per_epoch, "of": options.epochs}
-        line |= {"epoch": epoch, "seconds": round(time.monotonic() - began, 2), "figures": figures}
+        line = _about(run) | {"epoch": epoch, "seconds": round(time.monotonic() - began, 2), "figures": figures}
         if epoch in wanted:
             line |= measure(model, classes, prepared.parts, options.sensitivity)
-        with (output / LOG).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        _note(log, line)
         began = time.monotonic()
 
     fit(spec, prepared.parts, classes, options, console, work=work, on_epoch=note)
@@ -254,6 +354,8 @@ def read(output: Path, *, constant_rate: bool = True) -> dict[tuple[int, Cell], 
     """
     epochs: defaultdict[tuple[int, int, int], dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in _lines(output / LOG):
+        if "failed" in line:
+            continue
         run = (line["seed"], line["steps"], 0 if constant_rate else line["of"])
         epochs[run][line["epoch"]] = epochs[run].get(line["epoch"], {}) | line
     found = {}

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -121,7 +121,8 @@ def train(
     if output.exists():
         raise SettingsError(f"{output}: is there already; a bundle is never overwritten")
     prepared = prepare(data, options, console)
-    return train_prepared(prepared, data.name, output, options, specs, console, tensorboard, team)
+    with team.together() if team else nullcontext():
+        return train_prepared(prepared, data.name, output, options, specs, console, tensorboard, team)
 
 
 def follow(
@@ -136,10 +137,11 @@ def follow(
     console = console or Console(stderr=True)
     spec = trainable(options.network, specs)
     prepared = prepare(data, options, console)
-    team.agree(_key(options, manifest.digest(prepared.samples)))
     classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
-    fit(spec, prepared.parts, classes, options, console, team=team)
-    team.tell(b"")
+    with team.together():
+        team.agree(_key(options, manifest.digest(prepared.samples)))
+        fit(spec, prepared.parts, classes, options, console, team=team)
+        team.tell(b"")
 
 
 def train_prepared(
