@@ -159,28 +159,45 @@ def _release(sock: socket.socket) -> None:
     sock.close()
 
 
+def messages(port: int, paths: Iterable[Path], called: str = "MEDD") -> list[bytes]:
+    """The PDUs of a C-STORE-RQ for each file, as long as the receiver takes them."""
+    sock, max_pdu = _associate(port, _associate_rq(called))
+    _release(sock)
+    made = []
+    for path in paths:
+        content = path.read_bytes()
+        meta_length = struct.unpack_from("<L", content, 140)[0]  # (0002,0000), first after preamble and DICM
+        uid = str(pydicom.dcmread(io.BytesIO(content), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+        made.append(_p_data(_command(uid.encode()), 1, max_pdu) + _p_data(content[144 + meta_length :], 0, max_pdu))
+    return made
+
+
+def send_all(port: int, messages: Iterable[bytes], called: str = "MEDD") -> None:
+    """Send all on one association; a status other than 0x0000 ends it."""
+    sock, _ = _associate(port, _associate_rq(called))
+    for message in messages:
+        _store(sock, message)
+    _release(sock)
+
+
+def _store(sock: socket.socket, message: bytes) -> None:
+    sock.sendall(message)
+    answer = _read_pdu(sock, 4)
+    if b"\0\0\0\x09\x02\0\0\0\0\0" not in answer:  # (0000,0900) Status, 2 bytes, 0x0000
+        raise ConnectionError(f"C-STORE-RSP without success. Received: {answer!r}")
+
+
 class OnePerImage:
     """Sends each image on an association of its own, one after the other."""
 
     def __init__(self, port: int, paths: Iterable[Path], called: str = "MEDD") -> None:
         self._port = port
         self._request = _associate_rq(called)
-        sock, max_pdu = _associate(port, self._request)
-        _release(sock)
-        self._messages = []
-        for path in paths:
-            content = path.read_bytes()
-            meta_length = struct.unpack_from("<L", content, 140)[0]  # (0002,0000), first after preamble and DICM
-            uid = str(pydicom.dcmread(io.BytesIO(content), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
-            message = _p_data(_command(uid.encode()), 1, max_pdu) + _p_data(content[144 + meta_length :], 0, max_pdu)
-            self._messages.append(message)
+        self._messages = messages(port, paths, called)
 
     def send(self) -> None:
         """Send all; a status other than 0x0000 ends it."""
         for message in self._messages:
             sock, _ = _associate(self._port, self._request)
-            sock.sendall(message)
-            answer = _read_pdu(sock, 4)
-            if b"\0\0\0\x09\x02\0\0\0\0\0" not in answer:  # (0000,0900) Status, 2 bytes, 0x0000
-                raise ConnectionError(f"C-STORE-RSP without success. Received: {answer!r}")
+            _store(sock, message)
             _release(sock)
