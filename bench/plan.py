@@ -125,10 +125,11 @@ def main() -> None:
             print(row, file=sys.stderr)
     finally:
         shutil.rmtree(scratch)
+    films = f"{costs.size}×{costs.size}, {costs.transfer_syntax}, {costs.model}; {seconds:.0f} s at each rate."
+    full_at = f"{limit.saturates_at:.2f} films/s predicted (the {limit.bound}), {measured_full:.2f} measured"
     note = (
-        f"{costs.size}×{costs.size}, {costs.transfer_syntax}, {costs.model}; {seconds:.0f} s at each rate. Saturation: "
-        f"{limit.saturates_at:.2f} films/s predicted (the {limit.bound}), {measured_full:.2f} measured with films that come "
-        f"as fast as they are answered. The sender uses {1000 * sender_s:.0f} ms of a core for a film. {machine(args.scratch)}."
+        f"{films} Saturation: {full_at} with films that come as fast as they are answered. The sender uses "
+        f"{1000 * sender_s:.0f} ms of a core for a film. {machine(args.scratch)}."
     )
     header = [
         "of the predicted saturation",
