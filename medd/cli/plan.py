@@ -27,10 +27,10 @@ def plan(
     ] = 60.0,
     keep_days: Annotated[float, typer.Option(min=0, help="How long images are kept.")] = 365.0,
     costs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What a film costs, measured before, instead of measuring now.")
+        Path | None, typer.Option(metavar="FILE", help="What --measure wrote, for its films, instead of measuring now.")
     ] = None,
     measure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write what was measured, for --costs.")
+        Path | None, typer.Option(metavar="FILE", help="Write down what a film costs, for --costs.")
     ] = None,
     style: Annotated[Form, typer.Option("--format", help="The form.")] = Form.TABLE,
     home: Home = None,
