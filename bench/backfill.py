@@ -25,8 +25,8 @@ from medd.testing.films import cheap_series
 ENGINES = ("local", "ray")
 #: What is in the archives: name, side in pixels, transfer syntax, films.
 ARCHIVES = (
-    ("224×224, uncompressed", 224, uid.ExplicitVRLittleEndian, 2000),
-    ("2048×2048, JPEG 2000", 2048, uid.JPEG2000Lossless, 150),
+    ("224×224, uncompressed", 224, uid.ExplicitVRLittleEndian, 1500),
+    ("2048×2048, JPEG 2000", 2048, uid.JPEG2000Lossless, 96),
 )
 
 

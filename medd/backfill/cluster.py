@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Rows of one task: small, so that little is done again when a host dies.
-TASK_ROWS = 64
+TASK_ROWS = 32
+#: What is decoded goes on to the model in portions of about this size.
+BLOCK_BYTES = 4 << 20
 #: Memory for what lies between the pools, where the cluster is started here.
 OBJECT_STORE_BYTES = 256 << 20
 _MISSING = "--engine ray: it is missing; install it with: pip install 'medd[ray]'"
@@ -152,6 +154,8 @@ def _results(blocks: list[Any], plan: "Plan", decoders: int, predictors: int) ->
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and that it shows no bars
+    # Ray holds back tasks whose blocks might fill its memory, and takes each for as large as it may become.
+    context.target_max_block_size = BLOCK_BYTES
     # A host that dies takes results along that are made again: the order of what comes is nothing.
     context.execution_options.preserve_order = False
     share: dict[str, Any] = {"num_cpus": _CPU_SHARE}

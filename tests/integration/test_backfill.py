@@ -185,7 +185,7 @@ def on_a_cluster(tmp_path: Path, films: int, kill_at: int, delay_s: float, timeo
 
 
 def test_a_node_that_is_killed_loses_and_doubles_nothing(tmp_path):
-    on_a_cluster(tmp_path, films=200, kill_at=24, delay_s=0.2, timeout_s=120)
+    on_a_cluster(tmp_path, films=120, kill_at=16, delay_s=0.2, timeout_s=120)
 
 
 @pytest.mark.full
