@@ -54,6 +54,8 @@ def train(
     config: Config = None,
 ) -> None:
     """Train a network on labelled radiographs and write its bundle."""
+    import os
+
     from medd import pipeline, plugins, settings
     from medd.learn import team as teams
     from medd.learn import train as learn
@@ -81,6 +83,8 @@ def train(
     folder = output or known.models_dir / f"{options.bundle_name}-{options.version}"
     specs = plugins.classifiers(pipeline.load_plugins(known))
     learn.require_extra()
+    if os.environ.get("TF_CONFIG"):
+        typer.echo("waits for all hosts of TF_CONFIG", err=True)
     team = teams.assemble(devices or "")
     if team and not team.is_first:
         learn.follow(data, options, specs, team)

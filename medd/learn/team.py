@@ -157,7 +157,7 @@ def assemble(devices: str = "") -> Team | None:
             hosts.
 
     Raises:
-        SettingsError: There are not so many, or ``TF_CONFIG`` cannot be read.
+        SettingsError: There are not so many, or ``TF_CONFIG`` cannot be read or names hosts that cannot be reached.
     """
     config = os.environ.get("TF_CONFIG", "")
     if config and devices:
@@ -189,4 +189,7 @@ def _of_several_hosts(config: str) -> Any:
         ) from error
     if kind not in ("chief", "worker") or not hosts:
         raise SettingsError(f"TF_CONFIG: task.type: chief or worker expected. Received: {kind!r}")
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise SettingsError(f"TF_CONFIG: the hosts do not find each other. Received: {type(error).__name__}") from error
