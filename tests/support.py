@@ -212,10 +212,12 @@ class Daemon:
                     found[line[line.index("stage") + 1]] = child.pid
         return found
 
-    def medd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def medd(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run another command of medd on the same home."""
         command = [sys.executable, "-m", "medd", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=self.environment, check=False, timeout=120)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, check=False, timeout=timeout_s
+        )
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the daemon's SQLite database."""

@@ -264,6 +264,10 @@ def _decode_dicom(data: bytes, max_pixels: int) -> _Decoded:
     if frames > 1:
         raise NotAssessable(Reason.MULTI_FRAME, f"one frame is expected. Received: {frames}")
     _check_size(int(dataset.Rows), int(dataset.Columns), max_pixels)
+    for name in ("SamplesPerPixel", "BitsAllocated"):
+        # One with several values is a list, and a list times the number of pixels fills the memory.
+        if not isinstance(dataset.get(name, 0), int):
+            raise ValueError(f"{name}: one whole number expected")
 
     kind = dataset.PhotometricInterpretation
     stored, shown_as = _decode_frame(dataset, keyword)

@@ -78,7 +78,10 @@ class DicomWebServer(Source):
         self.name = server.name
         self._intake, self._limit, self._timeout_s = intake, limit, server.timeout_s
         self._url = server.url.rstrip("/")
-        parts = urlsplit(self._url)
+        try:
+            parts = urlsplit(self._url)
+        except ValueError:  # half an IPv6 address
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError(
                 f"dicomweb {server.name!r}: url: http:// or https:// expected. Received: {server.url!r}"

@@ -47,6 +47,8 @@ def images(scope: Scope) -> Check:
         if not rows:
             return check
         last = rows[-1].id
+        if scope.verify:
+            scope.spool.bring_anew([scope.spool.path(row.sha256, row.media_type) for row in rows])
         lost = [row for row in rows if not _is_elsewhere(scope, row) and not _is_whole(scope, row)]
         # What is being deleted, or sent again, in this moment looks otherwise now.
         for row in _rows(scope, i.id.in_([row.id for row in lost])) if lost else ():
@@ -81,7 +83,7 @@ def _is_whole(scope: Scope, row: Any) -> bool:
         size = scope.spool.size(path)
         if size is None or size < row.size:
             return False
-        return not scope.verify or _digest_kept(scope, path) == row.sha256
+        return not scope.verify or digest(scope.spool.bring(path)) == row.sha256
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -172,6 +174,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
     query = sa.select(*_COLUMNS, purged.c.at).select_from(instance.outerjoin(job).outerjoin(purged))
     with scope.database.read() as connection:
         found = {row.sha256: row for row in connection.execute(query.where(i.sha256.in_(page)))}
+    scope.spool.bring_anew([scope.spool.path(row.sha256, row.media_type) for row in found.values()])
     for sha256, uid in page.items():
         row = found.get(sha256)
         if row is None:
@@ -185,7 +188,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
         elif row.at is None and not _is_elsewhere(scope, row):
             path = scope.spool.path(sha256, row.media_type)
             try:
-                whole = _digest_kept(scope, path) == sha256
+                whole = digest(path) == sha256
             except OSError:
                 whole = False
             if not whole:

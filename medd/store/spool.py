@@ -143,6 +143,12 @@ class Spool:
         with ThreadPoolExecutor(min(len(paths), _AT_ONCE), "bring") as pool:
             return list(pool.map(attempt, paths))
 
+    def bring_anew(self, paths: Sequence[Path]) -> list[OSError | None]:
+        """`bring_all` of what is kept, whatever the cache says."""
+        for path in paths:
+            self.forget(path)
+        return self.bring_all(paths)
+
     def forget(self, path: Path) -> None:
         """Bring a file anew when it is next wanted, as the copy here may be damaged. Without a bucket it stays."""
         if self.bucket is not None:

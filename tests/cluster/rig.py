@@ -149,7 +149,8 @@ class Rig:
         self.wait_for_quiet()
         assert self.count(job, job.c.state == "dead") == 0
         done = self.admin.medd(
-            *("reconcile", "--mend", "--verify", "--young-s", "0", "--journal", str(self.journal), "--format", "json")
+            *("reconcile", "--mend", "--verify", "--young-s", "0", "--journal", str(self.journal), "--format", "json"),
+            timeout_s=PATIENCE_S * 4,
         )
         assert done.stdout, done.stderr
         told = json.loads(done.stdout)

@@ -613,3 +613,8 @@ def test_several_threads_get_the_same_picture(write_film):
         thread.join()
     assert len(found) == 4
     assert all(np.array_equal(image, expected) for image in found)
+
+
+def test_samples_per_pixel_of_many_values_costs_no_memory(write_film):
+    path = write_film(np.zeros((64, 64), np.uint16), SamplesPerPixel=[1] * 4000)
+    assert refused(path) == Reason.UNREADABLE
