@@ -207,7 +207,7 @@ def divide(samples: Sequence[Sample], seed: int) -> list[Sample]:
         random.Random(f"{seed}/{label}").shuffle(patients)
         side_of |= _deal(patients, {p: len(by_patient[p]) for p in patients}, sides)
     divided = [replace(s, split=side_of[s.patient]) for s in samples]
-    check(divided)
+    check(divided, {s.label for s in samples})
     return divided
 
 
@@ -225,14 +225,14 @@ def _deal(patients: Sequence[str], images: dict[str, int], sides: Sequence[str])
     return dealt
 
 
-def check(samples: Sequence[Sample]) -> None:
-    """See that every label is on every side.
+def check(samples: Sequence[Sample], labels: Iterable[str]) -> None:
+    """See that every label is on every side, also one none of whose images can be read.
 
     Raises:
         SettingsError: One is not.
     """
     found = Counter((s.split, s.label) for s in samples)
-    for label in sorted({s.label for s in samples}):
+    for label in sorted(labels):
         for side in SHARES:
             if not found[side, label]:
                 patients = len({s.patient for s in samples if s.label == label})

@@ -80,7 +80,7 @@ def prepare_samples(
     for file in left_out:
         console.print(f"skipped {file.path}: {file.why}", highlight=False, markup=False, soft_wrap=True)
     prepared = Prepared(parts, labels, left_out)
-    manifest.check(prepared.samples)
+    manifest.check(prepared.samples, labels)
     console.print(", ".join(f"{side} {len(part)}" for side, part in parts.items()) + " images", highlight=False)
     return prepared
 

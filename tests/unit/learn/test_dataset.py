@@ -1,11 +1,17 @@
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from medd.errors import SettingsError
 from medd.imaging.pixels import load
 from medd.imaging.preprocess import PreprocessSpec
 from medd.learn import manifest
 from medd.learn.augment import Augmentation
 from medd.learn.dataset import Part, ahead, batches, decode
+from medd.learn.options import TrainOptions
+from medd.learn.train import prepare
 
 SPEC = PreprocessSpec(size=40, channels=3)
 STILL = Augmentation(rotation_deg=0, shift=0, zoom=0, flip=False)
@@ -22,6 +28,16 @@ def test_the_unreadable_is_listed_and_left_out(two_labels):
     assert [s.path.name for s in skipped] == ["IM-0001-9999.png"]
     assert len(part) == len(part.images) == len(part.truth) == 24
     assert [LABELS[t] for t in part.truth] == [s.label for s in part.samples]
+
+
+def test_a_label_none_of_whose_images_can_be_read_is_an_error(tmp_path, draw):
+    for number in range(6):
+        draw(tmp_path / "NORMAL" / f"IM-{number:04}-0001.png", number)
+        file = tmp_path / "PNEUMONIA" / f"person{number}_virus_1.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"no picture %d" % number)
+    with pytest.raises(SettingsError, match=r"'PNEUMONIA': no image .* Received: 0"):
+        prepare(tmp_path, TrainOptions(), Console(file=StringIO()))
 
 
 def test_brightness_is_that_of_the_decoded_image(part):
