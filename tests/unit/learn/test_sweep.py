@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from medd.cli.main import app
-from medd.errors import SettingsError
+from medd.errors import ModelUnusable, SettingsError
 from medd.learn import sweep as module
 from medd.learn import tables
 from medd.learn.fit import classes_of, fit
@@ -123,6 +123,22 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_figures(swept, two_labels, 
 def test_cells_asked_for_later_join_those_that_are_there(swept, two_labels, tmp_path):
     run(two_labels, tmp_path, Plan((2,), (3,), (0,), 3, 2))
     assert set(read(tmp_path)) == {(0, Cell(2, 3))}
+    assert without_times(run(two_labels, tmp_path)) == without_times(swept[1])
+
+
+@needs_tensorflow
+def test_a_training_that_fails_is_noted_and_tried_again_by_the_next_call(swept, two_labels, tmp_path, monkeypatch):
+    def fails(*arguments: Any, **named: Any) -> Any:
+        if arguments[3].seed == 0 and arguments[3].steps_per_epoch == 3:
+            raise ModelUnusable("training diverged")
+        return fit(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", fails)
+        with pytest.raises(ModelUnusable, match="1 of 4 trainings failed, the others are kept: seed 0, 3 steps"):
+            run(two_labels, tmp_path)
+    assert set(read(tmp_path)) == set(swept[1].cells) - {(0, Cell(1, 3)), (0, Cell(2, 3))}
+    assert '"failed": "training diverged"' in (tmp_path / "epochs.jsonl").read_text()
     assert without_times(run(two_labels, tmp_path)) == without_times(swept[1])
 
 
