@@ -19,7 +19,7 @@ import pluggy
 
 from medd import plugins
 from medd.deliver import kinds
-from medd.errors import PluginError, SettingsError
+from medd.errors import PluginError, SettingsError, TransientError
 from medd.ingest import admission
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
@@ -119,6 +119,7 @@ def open_spool(settings: Settings) -> Spool:
 
     Raises:
         SettingsError: It cannot be made or written.
+        TransientError: The bucket is away.
     """
     wanted, bucket = settings.spool, None
     if wanted.bucket:
@@ -129,8 +130,10 @@ def open_spool(settings: Settings) -> Spool:
     try:
         spool.prepare()
     except OSError as error:
-        where = f"spool.bucket: {wanted.bucket}" if error.errno == errno.EIO and bucket else f"spool.path: {spool.root}"
-        raise SettingsError(f"{where} cannot be written. Received: {error.strerror}") from error
+        if bucket is not None and error.errno == errno.EIO:
+            raise TransientError(f"spool: {error.strerror}") from error
+        where = f"spool.bucket: {wanted.bucket}" if bucket and not error.filename else f"spool.path: {spool.root}"
+        raise SettingsError(f"{where} cannot be written. Received: {error.strerror or error}") from error
     return spool
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -35,6 +36,7 @@ class Bucket:
         try:
             from fsspec.core import url_to_fs
 
+            logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells where it found credentials
             options: dict[str, Any] = {}
             if self._url.startswith("s3://"):
                 limits = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "retries": {"max_attempts": _TRIES}}
@@ -82,6 +84,15 @@ class Bucket:
             system.cp_file(f"{folder}/{key}", f"{folder}/{to}")
             system.rm_file(f"{folder}/{key}")
 
+    def folders(self) -> set[str]:
+        """The folders in which there are files."""
+        with self._told() as (system, folder):
+            try:
+                found = system.ls(folder, detail=True, refresh=True)
+            except FileNotFoundError:
+                return set()
+        return {one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"}
+
     def list(self, prefix: str) -> Iterator[tuple[str, float]]:
         """The keys of a folder, and when each was written, seconds since the epoch."""
         with self._told() as (system, folder):
@@ -107,7 +118,7 @@ class Bucket:
         opened = self._opened
         try:
             yield opened
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, FileExistsError, PermissionError):
             raise
         except self._errors as error:
             what = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -198,13 +198,13 @@ class Spool:
         Raises:
             OSError: The bucket cannot be read.
         """
-        for number in range(256):
-            folder = self.root / f"{number:02x}"
-            if self.bucket is not None:
-                found = self.bucket.list(folder.name)
-                yield from (self.root / key for key, written_at in found if written_at < before)
-            else:
-                yield from old_files(folder, before)
+        names = {f"{number:02x}" for number in range(256)}
+        if self.bucket is None:
+            for name in sorted(names):
+                yield from old_files(self.root / name, before)
+            return
+        for name in sorted(names & self.bucket.folders()):
+            yield from (self.root / key for key, written_at in self.bucket.list(name) if written_at < before)
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

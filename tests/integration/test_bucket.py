@@ -186,3 +186,20 @@ def test_while_the_bucket_is_away_images_are_refused_for_the_time_being(
         assert sender.store(second, uid_in(second)) == (0x0000, "")
         sender.release()
     server.stop()
+
+
+def test_a_bucket_that_cannot_be_used_is_one_line(s3: S3Server, tmp_path: Path) -> None:
+    from tests.support import Daemon
+
+    def start(**environment: str) -> tuple[int, str]:
+        daemon = Daemon(tmp_path / "home", **(s3.settings() | environment))
+        done = daemon.medd("serve", "--only", "receive")
+        return done.returncode, done.stderr
+
+    code, told = start(MEDD_SPOOL__BUCKET="s3://nobody-made-it/spool")
+    assert (code, told.count("\n")) == (2, 1)
+    assert told.startswith("medd: spool.bucket: s3://nobody-made-it/spool cannot be written. Received: ")
+    # Nothing is wrong with the settings: whoever supervises starts it again.
+    code, told = start(MEDD_SPOOL__ENDPOINT="http://127.0.0.1:1")
+    assert (code, told.count("\n")) == (1, 1)
+    assert told.startswith("medd: spool: bucket: ")
