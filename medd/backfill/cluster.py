@@ -153,7 +153,7 @@ def _results(blocks: list[Any], plan: "Plan", decoders: int, predictors: int) ->
     threads = plan.settings.worker.threads or max(1, cores // 4 // predictors)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and that it shows no bars
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it raises is told once, by us
     # Ray holds back tasks whose blocks might fill its memory, and takes each for as large as it may become.
     context.target_max_block_size = BLOCK_BYTES
     # A host that dies takes results along that are made again: the order of what comes is nothing.

@@ -54,7 +54,6 @@ class Run:
 
     def close(self) -> None:
         """Close what is open."""
-        self.by_queue = True
         self.look()
         self.database.close()
 
