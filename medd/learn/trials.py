@@ -5,8 +5,9 @@ Ray runs a task again when its process or its host dies. What fails by itself is
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -37,7 +38,8 @@ def cluster(address: str) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingsError(f"--address: no Ray cluster that can be joined. Received: {error}") from error
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # where Ray tells of hosts that died
+            yield
     finally:
         ray.shutdown()
 
