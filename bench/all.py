@@ -4,7 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("receive", "end_to_end", "stages", "plan", "backfill", "query", "web", "idle_and_memory", "training", "inference")
+BENCHMARKS = (
+    "receive",
+    "end_to_end",
+    "stages",
+    "plan",
+    "backfill",
+    "query",
+    "web",
+    "idle_and_memory",
+    "training",
+    "inference",
+)
 
 
 def main() -> int:
