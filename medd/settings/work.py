@@ -20,8 +20,8 @@ class SpoolSettings(Section):
 
     #: Relative to the home folder, or absolute. Hosts that share it share their work.
     path: Path = Path("spool")
-    #: A bucket that hosts share instead, ``s3://bucket/folder``: the bytes are kept there, and `path` is this host's cache
-    #: of it. Empty: none.
+    #: A bucket that hosts share instead, ``s3://bucket/folder``: the bytes are kept there, and `path` is this host's
+    #: cache of it. Empty: none.
     bucket: str = Field(default="", pattern=r"^($|[a-z0-9]+://.+)")
     #: Where the bucket is served, ``https://host:port``; empty: by Amazon.
     endpoint: str = Field(default="", pattern=r"^($|https?://.+)")

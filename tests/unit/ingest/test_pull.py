@@ -1269,7 +1269,14 @@ def test_a_server_that_knows_no_offset_is_not_asked_for_ever(web: Web, home: Hom
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"url": "ftp://x"}, {"url": "x"}, {"url": "http://"}, {"url": "http://[::1"}, {"token_file": "missing"}, {"ca": "missing"}],
+    [
+        {"url": "ftp://x"},
+        {"url": "x"},
+        {"url": "http://"},
+        {"url": "http://[::1"},
+        {"token_file": "missing"},
+        {"ca": "missing"},
+    ],
 )
 def test_settings_of_a_server_that_cannot_be_used_are_refused(home: Home, wrong: dict[str, Any]) -> None:
     settings = DicomWebSettings(**({"name": "web", "url": "http://127.0.0.1/x"} | wrong))
