@@ -204,6 +204,7 @@ def epochs(folder: Path) -> dict[tuple[int, int, int], dict[str, Any]]:
     return {(one["seed"], one["steps"], one["epoch"]): one | {"seconds": 0} for one in lines}
 
 
+@pytest.mark.full
 def test_on_ray_a_sweep_and_a_search_find_what_they_find_here_though_a_node_is_killed(start, tmp_path):
     needs("ray")
     cells = ["--epochs", "2,16", "--steps-per-epoch", "4", "--seeds", "0,1"]
