@@ -81,7 +81,7 @@ class InstanceInserter:
         lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"
         self._recount = (*(() if database.is_sqlite else (lock,)), refresh_statement(mark))
         self._open = outbox.statement(mark)
-        self._keep = f"DELETE FROM purged WHERE instance_id = {id_}"
+        self._keep = f"DELETE FROM purged WHERE instance_id = {id_} RETURNING instance_id"
         self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
 
     def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
@@ -126,7 +126,9 @@ class InstanceInserter:
         if self._pooled is None:
             self._pooled = self._connect()
         cursor = self._pooled.cursor()
-        try:
+        # Each question to a server is a way there and back: one that needs no answer is not waited for.
+        driver: Any = self._pooled.dbapi_connection
+        with contextlib.closing(cursor), contextlib.nullcontext() if self._database.is_sqlite else driver.pipeline():
             # On SQLite the write lock is taken at once: a transaction that reads first could not get it later.
             cursor.execute("BEGIN IMMEDIATE" if self._database.is_sqlite else "BEGIN")
             # In one order everywhere, so that two receivers with the same images wait for each other, not deadlock.
@@ -139,8 +141,6 @@ class InstanceInserter:
             for opened in self._outbox.rows({study_key(row["study_instance_uid"], row["sha256"]) for row in refused}):
                 cursor.execute(self._open, self._moments(opened))
             cursor.execute("COMMIT")
-        finally:
-            cursor.close()
         return added
 
     def _connect(self) -> PoolProxiedConnection:
@@ -176,7 +176,7 @@ class InstanceInserter:
             id_, status, reason = known
             # Its bytes had been deleted, and are there again; unless that was after they were published. Whoever
             # deletes them holds the row that we have just deleted, so what we see now stays so.
-            if cursor.execute(self._keep, {"id": id_}).rowcount and not self._has_bytes(row):
+            if cursor.execute(self._keep, {"id": id_}).fetchone() and not self._has_bytes(row):
                 raise TransientError("spool: the image's old file has just been deleted")
             if status == Status.FAILED:
                 # Sent again after the work on it failed for good: the sender wants it tried again.
