@@ -7,10 +7,9 @@ end.
 import logging
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from medd.backfill.run import FileRun, drain, working
 from medd.errors import MeddError, SettingsError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
+from medd.ray_cluster import MISSING, joined
 from medd.registry.registry import find_spec, line_of_duty
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ TASK_ROWS = 32
 BLOCK_BYTES = 4 << 20
 #: Memory for what lies between the pools, where the cluster is started here.
 OBJECT_STORE_BYTES = 256 << 20
-_MISSING = "--engine ray: it is missing; install it with: pip install 'medd[ray]'"
 #: Of a core, for each actor. When a host dies, its actors must find room on those that are left.
 _CPU_SHARE, _GPU_SHARE = 0.25, 0.5
 
@@ -65,38 +64,13 @@ def run_ray(run: FileRun, address: str = "", decoders: int = 0, predictors: int 
     blocks = list(_blocks(run.wanted()))
     run.progress.total = sum(map(len, blocks)) + run.progress.counts.total()
     if blocks:
-        # Ray tells of hosts that died on standard output, which is the summary's.
-        with redirect_stdout(sys.stderr), _cluster(address), _holding(queue, plan.token):
+        with joined(address, OBJECT_STORE_BYTES), _holding(queue, plan.token):
             run.by_queue = False  # what an actor gives back is judged
             for taken in _results(blocks, plan, decoders, predictors):
                 run.note(taken)
     run.by_queue = True
     with working(settings):
         drain(run)
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """Join a Ray cluster, or start one on this host: without telemetry, without a dashboard."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise SettingsError(_MISSING) from error
-
-    # What its workers say stays in Ray's own logs.
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if not address:
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"--address: no Ray cluster that can be joined. Received: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -126,7 +100,7 @@ def _blocks(entries: "Iterator[Entry]") -> Iterator[Any]:
     try:
         import pyarrow
     except ImportError as error:
-        raise SettingsError(_MISSING) from error
+        raise SettingsError(f"{MISSING}. Received: {error}") from error
     while some := list(islice(entries, TASK_ROWS)):
         # A file's name may be no UTF-8.
         columns = {"key": [os.fsencode(entry.key) for entry in some], "mark": [entry.mark for entry in some]}

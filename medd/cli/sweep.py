@@ -56,14 +56,14 @@ def sweep(
     """Repeat the article's study over epochs and steps, or search for better hyper-parameters."""
     from medd import pipeline, plugins, settings
     from medd.learn.options import read_options
-    from medd.learn.trials import cluster
+    from medd.ray_cluster import joined
 
     if bool(search) != bool(trials):
         raise SettingsError("a search needs both --trials and --search")
     on_ray = engine is Engine.RAY
     if (address or cores) and not on_ray:
         raise SettingsError("--address and --cores are for --engine ray")
-    work = cluster(address) if on_ray else nullcontext()
+    work = joined(address) if on_ray else nullcontext()
     known = settings.load(home, config)
     folder = output or known.home / "sweep"
     specs = plugins.classifiers(pipeline.load_plugins(known))

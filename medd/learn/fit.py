@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -317,7 +318,8 @@ class _State:
         told |= {"lowest_loss": self._lowest_loss, "lowest_epoch": self._lowest_epoch, "best_epoch": self._best_epoch}
         if path is None:
             return
-        part = path.with_suffix(".part")
+        # Another process may write one too: on Ray a task that was thought dead, beside the one in its place.
+        part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
         with part.open("wb") as file:
             np.savez(file, **arrays, state=np.array(json.dumps(told)))  # type: ignore[arg-type]
             file.flush()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from medd.errors import ModelUnusable, SettingsError
+from medd.errors import ModelUnusable, SettingsError, TransientError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import extra, manifest, metrics
 from medd.learn.fit import classes_of, fit
@@ -179,12 +179,13 @@ def search(
         storage: SQLAlchemy URL of the study, SQLite or PostgreSQL; several hosts may then search together. Not that of
             medd's own database: optuna has a table of the same name there.
         console: Where progress is told; standard error when None.
-        on_ray: Train on the Ray cluster that was joined (`medd.learn.trials.cluster`); the study stays here.
+        on_ray: Train on the Ray cluster that was joined (`medd.ray_cluster.joined`); the study stays here.
         cores: Of each trial there; see `Trials`.
 
     Raises:
         SettingsError: The data do not allow it, a value is none that the option takes, or the study's database cannot
             be used.
+        TransientError: Ray could not do a trial; those that had begun are finished, and the next call goes on.
     """
     require_extra()
     extra.require("optuna")
@@ -243,21 +244,29 @@ def _on_ray(
     """Try as many values at the same time as the cluster has room for, until so many are finished."""
     from optuna.trial import TrialState
 
+    lost: TransientError | None = None
     try:
-        while pool.running or len(finished(study)) < wanted:
-            while pool.room > 0 and len(finished(study)) + len(pool.running) < wanted:
+        while pool.running or (not lost and len(finished(study)) < wanted):
+            while not lost and pool.room > 0 and len(finished(study)) + len(pool.running) < wanted:
                 trial = study.ask()
                 pool.begin(trial, begin(trial), *rest)
-            trial, values, why = pool.ended()
-            if why:
-                console.print(f"trial {trial.number} failed: {why}", highlight=False, markup=False, soft_wrap=True)
-                trial.set_user_attr(_DIVERGED, why)
-                study.tell(trial, state=TrialState.FAIL)
-            else:
+            if not pool.running:
+                continue  # another process that shares the study has finished the last one
+            trial, values, failed = pool.ended()
+            if not failed:
                 study.tell(trial, end(trial, values))
+                continue
+            console.print(f"trial {trial.number} failed: {failed}", highlight=False, markup=False, soft_wrap=True)
+            if isinstance(failed, TransientError):
+                lost = failed  # and nothing more is begun, as it might well fail too
+            else:
+                trial.set_user_attr(_DIVERGED, str(failed))
+            study.tell(trial, state=TrialState.FAIL)
     finally:  # a stop cuts short what has begun
         for trial in pool.running:
             study.tell(trial, state=TrialState.FAIL)
+    if lost:
+        raise TransientError(f"a trial could not be done, the next call tries it again: {lost}") from lost
 
 
 def judge(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from medd.errors import ModelUnusable, SettingsError
+from medd.errors import ModelUnusable, SettingsError, TransientError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import manifest, metrics
 from medd.learn.dataset import Part
@@ -122,13 +122,14 @@ def sweep(
         options: The rest of the recipe.
         specs: The classifiers that the plugins registered.
         console: Where progress is told; standard error when None.
-        on_ray: Train on the Ray cluster that was joined (`medd.learn.trials.cluster`), whose hosts share `output`.
+        on_ray: Train on the Ray cluster that was joined (`medd.ray_cluster.joined`), whose hosts share `output`.
         cores: Of each training there; see `Trials`.
 
     Raises:
         SettingsError: The data do not allow it, or the folder holds another study.
         PluginError: No plugin brings the network, or it cannot be trained.
         ModelUnusable: A training failed; the others are finished, and the next call tries it again.
+        TransientError: The same where Ray could not do it; the next call goes on where it was.
     """
     require_extra()
     console = console or Console(stderr=True)
@@ -146,16 +147,21 @@ def sweep(
         found = read(output, constant_rate=constant)
         runs: list[Run] = [(seed, run) for seed in plan.seeds for run in plan.runs(constant_rate=constant)]
         left = [(seed, run) for seed, run in runs if any((seed, cell) not in found for cell in run)]
+        for one in runs:
+            if one not in left:  # the call that finished it may have been killed before it did so
+                shutil.rmtree(_work(output, one), ignore_errors=True)
         work_off = partial(_on_ray, cores=cores) if on_ray else _here
-        failed = []
-        for run, why in work_off(left, output, spec, prepared, options, console):
-            shutil.rmtree(_work(output, run), ignore_errors=True)
-            if why:
-                failed.append(f"{_told(run)}: {why}")
-                _note(output / LOG, _about(run) | {"failed": why})
-                console.print(f"failed: {failed[-1]}", highlight=False, markup=False, soft_wrap=True)
-        if failed:
-            raise ModelUnusable(f"{len(failed)} of {len(left)} trainings failed, the others are kept: {failed[0]}")
+        failures = []
+        for one, failed in work_off(left, output, spec, prepared, options, console):
+            if not isinstance(failed, TransientError):
+                shutil.rmtree(_work(output, one), ignore_errors=True)
+            if failed:
+                failures.append(type(failed)(f"{_told(one)}: {failed}"))
+                _note(output / LOG, _about(one) | {"failed": str(failed)})
+                console.print(f"failed: {failures[-1]}", highlight=False, markup=False, soft_wrap=True)
+        if failures:
+            told = f"{len(failures)} of {len(left)} trainings failed, the others are kept: {failures[0]}"
+            raise type(failures[0])(told)
     found = read(output, constant_rate=constant)
     wanted = [(seed, cell) for seed in plan.seeds for cell in {*plan.table_2, *plan.table_3}]
     sides = {side: (len(part), len({s.patient for s in part.samples})) for side, part in prepared.parts.items()}
@@ -169,16 +175,16 @@ def _here(
     prepared: Prepared,
     options: TrainOptions,
     console: Console,
-) -> Iterator[tuple[Run, str]]:
+) -> Iterator[tuple[Run, ModelUnusable | None]]:
     """Do one run after the other: which has ended, and why it failed, if it did."""
     for run in left:
         console.print(_told(run), highlight=False)
         try:
             train_run(prepared, run, output, output / LOG, spec, options, console=console)
         except ModelUnusable as error:
-            yield run, str(error)
+            yield run, error
         else:
-            yield run, ""
+            yield run, None
 
 
 def _on_ray(
@@ -190,18 +196,18 @@ def _on_ray(
     console: Console,
     *,
     cores: int,
-) -> Iterator[tuple[Run, str]]:
+) -> Iterator[tuple[Run, ModelUnusable | TransientError | None]]:
     """Do them at the same time, where there is room in the cluster, in the order in which they end."""
     trials = Trials(train_run, prepared, cores)
     console.print(f"{len(left)} trainings, {trials.room} at a time", highlight=False)
     for number, run in enumerate(left):
         trials.begin(number, run, output, _log_of(output, run), spec, options)
     while trials.running:
-        number, _, why = trials.ended()
+        number, _, failed = trials.ended()
         _gather(output, _log_of(output, left[number]))
-        if not why:
+        if not failed:
             console.print(f"{_told(left[number])}: done", highlight=False)
-        yield left[number], why
+        yield left[number], failed
 
 
 def _told(run: Run) -> str:

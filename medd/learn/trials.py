@@ -1,51 +1,29 @@
 """The trainings of a sweep or a search on a Ray cluster: a task for each, wherever there is room.
 
-Ray runs a task again when its process or its host dies. What fails by itself is told and not tried again.
+Ray runs a task again when its process or its host dies. A training that diverges is told and not tried again.
 """
 
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from collections.abc import Callable
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from medd.errors import SettingsError
+from medd.errors import ModelUnusable, SettingsError, TransientError
 from medd.learn.train import require_extra
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
 
 #: How often a training is begun again whose process or host died.
 _RETRIES = 3
-
-
-@contextmanager
-def cluster(address: str) -> Iterator[None]:
-    """Join a Ray cluster ("host:port"), or start one on this host where `address` is empty; no telemetry, no dashboard.
-
-    Raises:
-        SettingsError: Ray is not installed, or there is no such cluster.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise SettingsError(f"--engine ray: install it with: pip install 'medd[ray]'. Received: {error}") from error
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    try:
-        ray.init(address=address or "local", **(options if address else options | {"include_dashboard": False}))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"--address: no Ray cluster that can be joined. Received: {error}") from error
-    try:
-        with redirect_stdout(sys.stderr):  # where Ray tells of hosts that died
-            yield
-    finally:
-        ray.shutdown()
+#: Characters of what Ray says of an error, which may be a page.
+_REASON = 300
 
 
 class Trials:
-    """Trainings that run at the same time; to be used within `cluster`."""
+    """Trainings that run at the same time; to be used within `medd.ray_cluster.joined`."""
 
     def __init__(self, train: Callable[..., Any], data: Any, cores: int = 0) -> None:
         """Share out the data.
@@ -93,19 +71,41 @@ class Trials:
         """Begin a training; more than there is room for wait."""
         self._running[self._task.remote(self._train, self._data, *arguments)] = key
 
-    def ended(self) -> tuple[Any, Any, str]:
-        """Wait until one has ended: its key, what it gives, and why it failed ("" if it did not)."""
+    def ended(self) -> tuple[Any, Any, ModelUnusable | TransientError | None]:
+        """Wait until one has ended: its key, what it gives, and its `failure`, if it failed.
+
+        Raises:
+            Exception: What the training raised beside ModelUnusable; it counts as running still.
+        """
         import ray
         import ray.exceptions
 
         (one,), _ = ray.wait(list(self._running))
-        key = self._running.pop(one)
+        value, failed = None, None
         try:
-            return key, ray.get(one), ""
-        except ray.exceptions.RayTaskError as error:
-            return key, None, str(error.cause) or type(error.cause).__name__
+            value = ray.get(one)
         except ray.exceptions.RayError as error:
-            return key, None, f"{type(error).__name__}: its process or host died {_RETRIES + 1} times"
+            failed = failure(error)
+        return self._running.pop(one), value, failed
+
+
+def failure(error: "RayError") -> ModelUnusable | TransientError:
+    """What became of a training that gave nothing: it failed by itself, or Ray could not do it.
+
+    Raises:
+        Exception: What the training raised beside ModelUnusable: a mistake of the program, or what its host lacks.
+    """
+    from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
+
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, ModelUnusable):
+        return cause
+    if not isinstance(cause, RayError):
+        raise cause from error
+    why = f"{type(cause).__name__}: {shorten(str(cause), _REASON)}"
+    if isinstance(cause, (NodeDiedError, WorkerCrashedError)):
+        why = f"its process or host died {_RETRIES + 1} times, {why}"
+    return TransientError(why)
 
 
 def _quietly(train: Callable[..., Any], data: Any, *arguments: Any) -> Any:

@@ -93,7 +93,9 @@ def test_every_cell_of_every_seed_is_measured_on_both_parts(swept):
 def test_a_finished_sweep_trains_nothing_again(swept, two_labels, monkeypatch):
     output, study = swept
     monkeypatch.setattr(module, "fit", None)
+    (output / "work-0-3-2").mkdir()  # of a call that was killed before it could remove it
     assert run(two_labels, output) == study
+    assert not list(output.glob("work-*"))
 
 
 @needs_tensorflow
