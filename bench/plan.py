@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -24,13 +23,16 @@ from tables import arguments, machine, report
 
 from medd import settings
 from medd.plan import costs as kept
-from medd.plan.capacity import DAY_S, SHARE, Demand, Plan, assess
-from medd.plan.costs import Costs
+from medd.plan.capacity import DAY_S, SHARE, Demand, assess
 from medd.plan.measure import Effort, measure
 
 #: Shares of the predicted saturation.
 SHARES = (0.3, 0.6, 0.9)
 SETTLE_S = 600
+#: The start of this share of the films is not counted for the saturation.
+START = 0.1
+#: Scores that are not further apart are of one batch, seconds.
+TOGETHER_S = 0.01
 TIMES = """
 SELECT instance.received_at, prediction.scored_at FROM instance JOIN prediction ON instance_id = instance.id
 ORDER BY instance.id
@@ -69,12 +71,11 @@ def times(medd: Default, first: int) -> list[tuple[float, float]]:
     return [tuple(datetime.fromisoformat(text).timestamp() for text in row) for row in rows]
 
 
-def predicted(costs: Costs, plan: Plan) -> tuple[float, float]:
-    """Mean and 95 % quantile of the time from a film's row to its score, seconds."""
-    worker = plan.stage("worker")
-    poll_s = costs.poll_s * max(0.0, 1 - worker.utilisation)
-    own_s = plan.batch * worker.cost_s - costs.commit_one_s
-    return own_s + poll_s / 2 + worker.wait_mean_s, own_s + poll_s * SHARE + worker.wait_p95_s
+def throughput(seen: list[tuple[float, float]]) -> float:
+    """Films scored a second while the daemon is full, from the end of one batch to that of the last."""
+    scored = np.array([end for _, end in seen])
+    first, last = np.quantile(scored, START, method="higher"), scored.max()
+    return np.count_nonzero(scored > first + TOGETHER_S) / (last - first)
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="at each rate (default: %(default)s)")
     parser.add_argument("--costs", type=Path, metavar="FILE", help="of `medd plan --measure`, instead of measuring")
     args = parser.parse_args()
-    seconds, full = (6, 30) if args.quick else (args.seconds, 300)
+    seconds, full = (6, 100) if args.quick else (args.seconds, 300)
     args.size = min(args.size, 512) if args.quick else args.size
     cores = psutil.cpu_count() or 1
 
@@ -98,8 +99,7 @@ def main() -> None:
             settle(medd, 1)
             sender_s = (send(medd, args, full, 0, 2) - began) / (full - 1)
             settle(medd, 1 + full)
-            seen = times(medd, 1 + full // 10)
-            measured_full = len(seen) / (max(end for _, end in seen) - min(start for start, _ in seen))
+            measured_full = throughput(times(medd, 1))
         # What the sender uses is missing to the daemon as what its receiver does.
         shared = costs.model_copy(update={"receive_cpu_s": costs.receive_cpu_s + sender_s})
         limit = assess(shared, Demand(1), cores, 1)
@@ -113,12 +113,16 @@ def main() -> None:
             with Default(scratch) as medd:
                 send(medd, args, 8, 0, 10 + number)
                 settle(medd, 8)
-                used, start = cpu_seconds(tree(medd)), time.perf_counter()
+                used = cpu_seconds(tree(medd))
                 sender = send(medd, args, count, rate, 20 + number)
                 settle(medd, 8 + count)
-                busy = (cpu_seconds(tree(medd)) - used + sender - began) / (time.perf_counter() - start) / cores
-                took = np.array([end - start for start, end in times(medd, 8)])
-            mean, p95 = predicted(shared, plan)
+                cpu_s = cpu_seconds(tree(medd)) - used + sender - began
+                seen = np.array(times(medd, 8))
+            # Not the time in which the sender starts, and the end is waited for.
+            busy = cpu_s / (seen[:, 1].max() - seen[:, 0].min()) / cores
+            took = seen[:, 1] - seen[:, 0]
+            # A score has its time before it is committed.
+            mean, p95 = plan.worked_mean_s - shared.commit_one_s, plan.worked_p95_s - shared.commit_one_s
             row = [f"{share:.0%}", f"{rate:.2f}", f"{mean:.2f}", f"{took.mean():.2f}", f"{p95:.2f}"]
             row += [f"{np.quantile(took, SHARE):.2f}", f"{plan.cores_busy:.0%}", f"{busy:.0%}", f"{plan.batch:.1f}"]
             rows.append(row)

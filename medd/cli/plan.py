@@ -32,6 +32,9 @@ def plan(
     measure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write down what a film costs, for --costs.")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The bundle to measure; else the classifier's own.")
+    ] = None,
     style: Annotated[Form, typer.Option("--format", help="The form.")] = Form.TABLE,
     home: Home = None,
     config: Config = None,
@@ -46,7 +49,7 @@ def plan(
     from medd.plan.capacity import Demand, assess, choose
     from medd.plan.measure import measure as take
 
-    one = kept.read(costs) if costs else take(settings.load(home, config), size, transfer_syntax)
+    one = kept.read(costs) if costs else take(settings.load(home, config), size, transfer_syntax, folder=model)
     if measure:
         kept.write(one, measure)
     demand = Demand(films_per_day, peak_factor, wait_s)

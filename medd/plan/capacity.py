@@ -7,7 +7,7 @@ more there is, the larger the batch and the less a film costs. Host by host thes
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 
 from medd.errors import SettingsError
 from medd.plan.costs import Costs
@@ -63,8 +63,11 @@ class Plan:
     stages: tuple[Stage, ...]
     #: From a film's first byte to its result, seconds.
     mean_s: float
-    #: At most: the sum of what the stages' waits are below in 95 of 100 films.
+    #: The same, of 95 of 100 films: the sum of what they keep in each stage.
     p95_s: float
+    #: Of that, from the film's row in the database to the end of its batch.
+    worked_mean_s: float
+    worked_p95_s: float
     #: Films a second at which the first stage is full.
     saturates_at: float
     #: Which that is; one of `LIMITS`.
@@ -89,7 +92,8 @@ def assess(costs: Costs, demand: Demand, cores: int, hosts: int) -> Plan:
     rate, mine = demand.rate, demand.rate / hosts
     receive = Line(rate, 1 / costs.receive_rate, hosts, demand.arrival_scv)
     database = Line(rate, costs.insert_s + costs.commit_s, 1, demand.arrival_scv)
-    batch, worker = _worker(costs, demand, cores, hosts)
+    free = cores - mine * costs.receive_cpu_s
+    batch, worker = _worker(costs, demand, free, hosts)
     full = {
         "receive": hosts * costs.receive_rate,
         "worker": hosts * worker_saturation(costs, cores),
@@ -103,15 +107,22 @@ def assess(costs: Costs, demand: Demand, cores: int, hosts: int) -> Plan:
         _stage("worker", worker),
         _stage("database", database),
     )
-    lines = (receive, worker, database)
+    others = (receive, database)
     poll_s = costs.poll_s * max(0.0, 1 - worker.utilisation)
-    own_s = costs.receive_one_s + batch * worker.service_s
+    worked_mean_s = poll_s / 2 + worker.mean_wait_s + batch * worker.service_s
+    # Whichever worker is free takes the whole line: who waited long shares a batch with all that came meanwhile, or
+    # since a worker last came by, which of so many busy ones takes an exponential time.
+    gathered_s = min(worker.wait_quantile_s(SHARE), -log(1 - SHARE) * batch * worker.service_s / hosts)
+    large = min(costs.batch_size, max(batch, 1 + rate * gathered_s))
+    worked_p95_s = poll_s * SHARE + worker.wait_quantile_s(SHARE) + batch_s(costs, large, free)
     return Plan(
         hosts,
         cores,
         stages,
-        own_s + poll_s / 2 + sum(line.mean_wait_s for line in lines),
-        own_s + poll_s * SHARE + sum(line.wait_quantile_s(SHARE) for line in lines),
+        costs.receive_one_s + worked_mean_s + sum(line.mean_wait_s for line in others),
+        costs.receive_one_s + worked_p95_s + sum(line.wait_quantile_s(SHARE) for line in others),
+        worked_mean_s,
+        worked_p95_s,
         full[bound],
         bound,
         mine * (costs.receive_cpu_s + costs.decode_s + costs.predict_s) / cores,
@@ -153,8 +164,10 @@ def _why_none(costs: Costs, demand: Demand, cores: int) -> str:
 def batch_s(costs: Costs, batch: float, cores: float) -> float:
     """How long a worker takes for a batch, seconds: a straight line through a film alone and a full batch.
 
-    One film is decoded by one core, however many there are.
+    One film is decoded by one core, however many there are. Where the receiver leaves no core, it takes for ever.
     """
+    if cores <= 0:
+        return inf
     alone_s = costs.decode_one_s * max(1.0, 1 / cores) + costs.commit_one_s
     alone_s += costs.predict_one_s * max(1.0, costs.cores / cores)
     if costs.batch_size == 1:
@@ -175,12 +188,11 @@ def worker_saturation(costs: Costs, cores: int) -> float:
     return _root(lambda rate: 1 - busy(rate), 0.0, high)
 
 
-def _worker(costs: Costs, demand: Demand, cores: int, hosts: int) -> tuple[float, Line]:
-    """The mean batch, and the line of films before the workers that take so many at once."""
-    free = cores - demand.rate / hosts * costs.receive_cpu_s
+def _worker(costs: Costs, demand: Demand, free: float, hosts: int) -> tuple[float, Line]:
+    """The mean batch, and the line of films before workers that take so many at once, on `free` cores of each host."""
 
     def line(batch: float) -> Line:
-        service_s = batch_s(costs, batch, free) / batch if free > 0 else inf
+        service_s = batch_s(costs, batch, free) / batch
         return Line(demand.rate, service_s, hosts, demand.arrival_scv, costs.decode_scv)
 
     # A worker finds one film and what has gathered behind it.

@@ -14,7 +14,7 @@ class Costs(BaseModel):
 
     #: The processor and its operating system, in words.
     machine: str
-    #: Cores it was measured on.
+    #: Cores it was measured on: `worker.threads`, or as many as the process may use.
     cores: int = Field(ge=1)
     #: ISO 8601, UTC.
     measured_at: str

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medd.errors import TransientError
+from medd.errors import SettingsError, TransientError
 from medd.plan.costs import Costs
 from medd.plan.ledger import Ledger
 
@@ -44,8 +44,17 @@ class Effort:
     repeat_s: float = 2.0
 
 
-def measure(settings: "Settings", size: int, transfer_syntax: str, effort: Effort = Effort()) -> Costs:
-    """Measure what films of one size and transfer syntax cost with the model of the settings.
+def measure(
+    settings: "Settings", size: int, transfer_syntax: str, effort: Effort = Effort(), folder: Path | None = None
+) -> Costs:
+    """Measure what films of one size and transfer syntax cost.
+
+    Args:
+        settings: Of the home, the worker and the classifier.
+        size: Side of the square film, pixels.
+        transfer_syntax: As `medd load` calls it.
+        effort: How much is measured.
+        folder: The model's bundle; None for the one that the classifier ships.
 
     Raises:
         MeddError: Something that is needed for it cannot be used.
@@ -53,9 +62,10 @@ def measure(settings: "Settings", size: int, transfer_syntax: str, effort: Effor
     from medd import pipeline
     from medd.load.images import Images, Mix
 
-    model, manager = pipeline.load_model(settings)
+    model, manager = pipeline.load_model(settings, folder)
+    cores = _cores(settings.worker.threads)
     images = list(Images(Mix(size, transfer_syntax)).make(2 * effort.films + 1))
-    with tempfile.TemporaryDirectory(prefix="plan-", dir=settings.home if settings.home.is_dir() else None) as scratch:
+    with _scratch(settings.home) as scratch:
         home = Path(scratch)
         with _receiver(home) as (address, pid):
             _send(address, images[:1])
@@ -67,7 +77,7 @@ def measure(settings: "Settings", size: int, transfer_syntax: str, effort: Effor
             rate = effort.films / (time.perf_counter() - began)
             receive_cpu_s = (_cpu_s(pid) - before) / (2 * effort.films)
         files = sorted((home / "spool").glob("??/*.dcm"))
-        decoded = _decode(files, model, settings, effort)
+        decoded = _decode(files, model, settings, cores, effort)
         singles, full = _predict(model, decoded.made, settings.worker.batch_size, effort)
         ledger = Ledger(_fresh(home / "rows.db"), settings, model, manager, decoded.made[0])
         with closing(ledger):
@@ -80,7 +90,6 @@ def measure(settings: "Settings", size: int, transfer_syntax: str, effort: Effor
                 ledger.insert(1)
                 commit_one_s.append(ledger.score(1))
         film_bytes = statistics.mean(file.stat().st_size for file in files)
-    cores = os.cpu_count() or 1
     return Costs(
         machine=f"{_processor()}, {platform.system()} {platform.release()}",
         cores=cores,
@@ -104,6 +113,21 @@ def measure(settings: "Settings", size: int, transfer_syntax: str, effort: Effor
         batch_size=settings.worker.batch_size,
         poll_s=settings.worker.poll_s,
     )
+
+
+def _cores(threads: int) -> int:
+    """Cores that a worker of so many threads keeps busy; 0 threads: all that this process may use."""
+    available = len(os.sched_getaffinity(0))
+    return min(threads or available, available)
+
+
+def _scratch(home: Path) -> tempfile.TemporaryDirectory[str]:
+    """On the disk of the home, which need not be there yet and is not made: it may be somebody else's to make."""
+    try:
+        folder = next(path for path in (home, *home.parents) if path.is_dir())
+        return tempfile.TemporaryDirectory(prefix="plan-", dir=folder)
+    except OSError as error:
+        raise SettingsError(f"home: {home}: no room for a scratch folder there. Received: {error.strerror}") from error
 
 
 def _fresh(file: Path) -> "Database":
@@ -191,7 +215,7 @@ class _Decoded:
     made: "list[Input]"
 
 
-def _decode(files: Sequence[Path], model: "LoadedModel", settings: "Settings", effort: Effort) -> _Decoded:
+def _decode(files: Sequence[Path], model: "LoadedModel", settings: "Settings", cores: int, effort: Effort) -> _Decoded:
     from medd.classify.classifier import Input
     from medd.classify.prepare import Order
     from medd.imaging.isolated import Isolated
@@ -200,17 +224,17 @@ def _decode(files: Sequence[Path], model: "LoadedModel", settings: "Settings", e
     spec = model.bundle.preprocess
     orders = [Order(file, file.stem, MediaType.DICOM, "", (spec,)) for file in files]
     wanted = settings.worker
-    decoders = Isolated("medd.classify.prepare:prepare_file", 0, wanted.decode_timeout_s, wanted.decode_memory_mib)
+    decoders = Isolated("medd.classify.prepare:prepare_file", cores, wanted.decode_timeout_s, wanted.decode_memory_mib)
     try:
         decoders.start()
-        made = decoders.map(orders[: 2 * (os.cpu_count() or 1)])  # every process has begun
+        made = decoders.map((orders * cores)[: 2 * cores])  # every process has begun
         for one in made:
             if isinstance(one, Exception):
                 raise one
         turn = iter(orders * 1000)
         one_s = _repeat(lambda: decoders.call(next(turn)), effort.repeat_s)
-        each = sum(one_s) / len(one_s) / (os.cpu_count() or 1)
-        count = max(2 * (os.cpu_count() or 1), min(len(orders), int(effort.repeat_s / each)))
+        each = sum(one_s) / len(one_s) / cores
+        count = max(2 * cores, min(len(orders), int(effort.repeat_s / each)))
         batch = (orders * (count // len(orders) + 1))[:count]
         began = time.perf_counter()
         decoders.map(batch)

@@ -39,6 +39,8 @@ class Line:
         if self.utilisation >= 1:
             return inf
         spare = self.servers / self.service_s - self.rate if self.service_s else inf
+        if spare <= 0:  # a utilisation that is rounded to just below 1
+            return inf
         return self.waiting_share / spare * (self.arrival_scv + self.service_scv) / 2
 
     def wait_quantile_s(self, share: float) -> float:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from medd.errors import SettingsError
 from medd.plan import costs as kept
 from medd.plan.costs import Costs
 from medd.plan.measure import Effort, measure
-from medd.settings import Settings
+from medd.settings import Settings, WorkerSettings
 from tests.home import Home
 
 COSTS = Costs(
@@ -67,10 +68,22 @@ def test_too_few_hosts_are_told_as_such(home: Home, costs: str):
 
 
 def test_what_films_cost_is_measured_with_the_real_stages(tmp_path: Path):
-    found = measure(Settings(home=tmp_path), 128, "rle", Effort(films=4, repeat_s=0.05))
+    # The home is not made: whose it is to be is not ours to say.
+    wanted = Settings(home=tmp_path / "not" / "yet", worker=WorkerSettings(threads=1))
+    found = measure(wanted, 128, "rle", Effort(films=4, repeat_s=0.05))
     assert found.transfer_syntax == "rle"
+    assert found.cores == 1
     assert found.model == "pneumonia/1"
     assert 0 < found.film_bytes < 128 * 128 * 3
     assert 500 < found.row_bytes < 20_000
     assert found.commit_s < found.commit_one_s
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_to_be_measured_can_be_named(home: Home, tmp_path: Path):
+    assert "bundle.json" in home.refused("plan", "--model", tmp_path, code=1)
+
+
+def test_a_disk_without_room_for_the_measurement_is_named():
+    with pytest.raises(SettingsError, match="no room for a scratch folder"):
+        measure(Settings(home=Path("/proc/medd-home")), 128, "rle", Effort(films=1))

@@ -1,8 +1,11 @@
 """From costs and a demand to hosts."""
 
+from bisect import bisect_right
+from heapq import heapreplace
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medd.errors import SettingsError
@@ -68,6 +71,37 @@ def test_when_nothing_comes_a_film_takes_its_own_time_and_half_a_look_at_the_que
     assert plan.mean_s == pytest.approx(0.02 + 0.1 + 0.808, rel=1e-6)
     assert plan.batch == pytest.approx(1)
     assert all(stage.utilisation < 1e-6 for stage in plan.stages)
+
+
+def simulated(costs: Costs, rate: float, cores: int, hosts: int, films: int = 8000) -> tuple[float, float]:
+    """Mean and 95 % quantile of the time from a film's row to the end of its batch, by the model's own assumptions.
+
+    Films come at random; a free worker takes the line, up to a batch, and is busy with it for `batch_s`.
+    """
+    came = np.random.default_rng(1).exponential(1 / rate, films).cumsum().tolist()
+    free = cores - rate / hosts * costs.receive_cpu_s
+    busy_s = [0.0, *(batch_s(costs, batch, free) for batch in range(1, costs.batch_size + 1))]
+    done, idle_from, first = np.empty(films), [0.0] * hosts, 0
+    while first < films:
+        start = max(idle_from[0], came[first])
+        end = bisect_right(came, start, first, min(films, first + costs.batch_size))
+        done[first:end] = start + busy_s[end - first]
+        heapreplace(idle_from, start + busy_s[end - first])
+        first = end
+    took = (done - np.array(came))[films // 20 :]
+    return float(took.mean()), float(np.quantile(took, 0.95))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("hosts", [1, 4, 16])
+@pytest.mark.parametrize("decode_s", [1.0, 0.05], ids=["slow", "fast"])
+def test_the_times_are_near_those_of_a_simulation_and_the_p95_hardly_below(decode_s: float, hosts: int, share: float):
+    costs = changed(decode_one_s=0.9 * decode_s, decode_s=decode_s, poll_s=0)
+    rate = share * hosts * worker_saturation(costs, 2)
+    plan = at(rate, 2, hosts, costs)
+    mean_s, p95_s = simulated(costs, rate, 2, hosts)
+    assert 0.8 < plan.worked_mean_s / mean_s < 1.5
+    assert 0.87 < plan.worked_p95_s / p95_s < 2
 
 
 def test_the_receiver_takes_its_cores_from_the_worker():

@@ -45,6 +45,12 @@ def test_the_wait_of_several_servers_and_its_quantile():
     assert Line(0.1, 0.5, 3).wait_quantile_s(0.95) == 0  # fewer than 5 % wait at all
 
 
+def test_a_load_that_rounding_leaves_just_below_saturation_has_no_end_either():
+    rounded = Line(0.5323795430433232, 1.8783591763942427)
+    assert rounded.utilisation < 1
+    assert rounded.mean_wait_s == rounded.wait_quantile_s(0.95) == inf
+
+
 def test_the_wait_grows_with_the_load_and_has_no_end_from_saturation_on():
     waits = [Line(rate, 0.1, 2, service_scv=0.3).mean_wait_s for rate in (0, 1, 5, 10, 15, 19, 19.99)]
     assert waits == sorted(waits)
