@@ -68,6 +68,10 @@ class TransientError(MeddError):
     """The surroundings failed (disk, database, network). The work is tried again later."""
 
 
+class StoreAway(TransientError):
+    """The object store is away: nothing is wrong with any image, so no try of theirs is counted."""
+
+
 class Casualty(TransientError):
     """A process died, or was killed, over this input. Twice is no coincidence."""
 

@@ -23,8 +23,9 @@ from medd.errors import PluginError, SettingsError, TransientError
 from medd.ingest import admission
 from medd.settings import Settings
 from medd.store.database import Database, check_schema
+from medd.store.durable import write_once
 from medd.store.outbox import Outbox
-from medd.store.spool import Spool, write_once
+from medd.store.spool import Spool
 
 # Everything else is imported where it is built: each process and command loads what it needs, which is most of the time
 # that it takes to start.

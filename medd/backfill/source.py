@@ -136,10 +136,11 @@ class Bucket:
 def _failures() -> tuple[type[Exception], ...]:
     """What fsspec raises when a store is away: s3fs lets through what the library below it raises."""
     try:
+        from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
     except ImportError:
         return (OSError,)
-    return (OSError, BotoCoreError)
+    return (OSError, BotoCoreError, ClientError)
 
 
 def _mark(info: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from medd import plugins, stuck
 from medd.classify.classifier import Input, LoadedModel
 from medd.classify.duty import Duty
 from medd.classify.prepare import Order
-from medd.errors import Casualty, InputError, ModelUnusable, TransientError
+from medd.errors import Casualty, InputError, ModelUnusable, StoreAway, TransientError
 from medd.imaging.preprocess import PreprocessSpec
 from medd.queue.base import RESCORE_PRIORITY, JobState
 from medd.queue.sql import SqlQueue
@@ -55,6 +55,7 @@ class ClassifyStage:
         """Score the jobs' images; returns the function that commits the results.
 
         Raises:
+            StoreAway: The bucket is away.
             TransientError: The database is away.
         """
         shadow = self._take_models()
@@ -117,6 +118,12 @@ class ClassifyStage:
 
     def _decode_brought(self, orders: Sequence[Order]) -> Iterator[Any]:
         failures = self._spool.bring_all([order.path for order in orders])
+        if any(failure is not None and not isinstance(failure, FileNotFoundError) for failure in failures):
+            try:
+                self._spool.check_bucket()
+            except OSError as error:
+                raise StoreAway(f"spool: {error.strerror}") from error
+            failures = self._spool.bring_all([order.path for order in orders])  # it may have come back just now
         made = iter(self._decode([order for order, failure in zip(orders, failures, strict=True) if failure is None]))
         for order, failure in zip(orders, failures, strict=True):
             one = next(made) if failure is None else TransientError(f"spool: {order.path.name}: {failure.strerror}")
@@ -168,7 +175,8 @@ class ClassifyStage:
                 refresh(connection, [job.instance_id for job, _ in settled])
                 # In the same transaction: what is scored will be told. History that is scored again is not: years of
                 # it would flood whoever reads the PACS.
-                live = [job.instance_id for job, _ in settled if job.priority < RESCORE_PRIORITY]
+                # What was claimed as history may have come in live meanwhile.
+                live = [job.instance_id for job, _ in settled if ours[job.id] < RESCORE_PRIORITY]
                 self._queue.outbox.open(connection, live)
         for job, outcome in settled:
             fields = {"event": "instance.scored", "instance": job.instance_id, "job": job.id}

@@ -18,7 +18,8 @@ from medd.errors import SettingsError
 from medd.settings import InboxSettings, Settings
 from medd.store.bucket import Bucket
 from medd.store.database import Database
-from medd.store.spool import FAIL_FREE_GIB, WARN_FREE_GIB, WARN_FREE_SHARE, sync_folder
+from medd.store.durable import sync_folder
+from medd.store.spool import FAIL_FREE_GIB, WARN_FREE_GIB, WARN_FREE_SHARE
 
 _GIB = 1 << 30
 #: Every image that is received waits for this.

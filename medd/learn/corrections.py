@@ -177,7 +177,7 @@ def _from_spool(
     found, skipped = [], []
     for truth in truths:
         path = spool.path(truth.sha256, truth.media_type)
-        if spool.bring_all([path])[0] or not path.is_file():
+        if not spool.has(path):
             skipped.append(Skipped(path, "an annotated image that is not in this spool"))
             continue
         if why := _unreadable(path):

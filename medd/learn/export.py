@@ -254,7 +254,7 @@ def _try_clean(
 
 def _clean(truth: Truth, spool: Spool, pseudonyms: Pseudonyms, patient: str, secondary_captures: bool) -> bytes:
     path = spool.path(truth.sha256, truth.media_type)
-    if spool.bring_all([path])[0] or not path.is_file():
+    if not spool.has(path):
         raise InputError(Reason.UNREADABLE, "its bytes are not in this spool")
     load(path)  # what cannot be read can teach nobody, and might be anything
     try:

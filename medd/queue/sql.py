@@ -114,15 +114,16 @@ class SqlQueue:
             ours = (job.c.state == JobState.RUNNING) & job.c.lease_token.in_(tokens)
             connection.execute(job.update().where(ours).values(lease_until=self._in(self.lease_s)))
 
-    def finish(self, connection: Connection, claimed: Sequence[Job]) -> set[int]:
+    def finish(self, connection: Connection, claimed: Sequence[Job]) -> dict[int, int]:
         """Mark jobs done within the transaction of their results.
 
         Returns:
-            The ids of those that were still ours; the results of the others must not be stored.
+            The ids of those that were still ours, and their priorities by now; the results of the others must not be
+            stored.
         """
         ours = job.c.id.in_([one.id for one in claimed]) & job.c.lease_token.in_({one.lease_token for one in claimed})
-        done = job.update().where(ours).values(state=JobState.DONE, error=None, **_FREE).returning(job.c.id)
-        return set(connection.scalars(done))
+        done = job.update().where(ours).values(state=JobState.DONE, error=None, **_FREE)
+        return {one.id: one.priority for one in connection.execute(done.returning(job.c.id, job.c.priority))}
 
     def retry(self, claimed: Job, error: str, *, last: bool = False) -> JobState | None:
         """Give a job back after a failure that may pass, or bury it when it was tried too often, or `last` says so.

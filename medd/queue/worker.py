@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from medd import stuck
-from medd.errors import TransientError
+from medd.errors import StoreAway, TransientError
 from medd.queue.sql import SqlQueue
 from medd.records import Job
 
@@ -84,8 +84,15 @@ class Worker:
     def _work(self, jobs: Sequence[Job]) -> None:
         self._held = tuple({job.lease_token for job in jobs})
         try:
-            with stuck.bounded("a batch"):
-                commit = self._stage.handle(jobs)
+            while True:
+                try:
+                    with stuck.bounded("a batch"):
+                        commit = self._stage.handle(jobs)
+                    break
+                except StoreAway as error:
+                    log.warning("images wait: %s", error, extra={"event": "worker.waiting", "count": len(jobs)})
+                    if self._stop.wait(AWAY_S):
+                        return
             while True:
                 try:
                     commit()

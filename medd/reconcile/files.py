@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medd.dicom.part10 import HEAD_BYTES, split_file
-from medd.errors import InputError, MeddError, SettingsError
+from medd.errors import InputError, MeddError, SettingsError, TransientError
 from medd.queue.base import JobState
 from medd.reconcile.check import AT_ONCE, Check, Scope, count
 from medd.records import MediaType, Reason, Status
@@ -48,8 +48,10 @@ def images(scope: Scope) -> Check:
             return check
         last = rows[-1].id
         if scope.verify:
-            scope.spool.bring_anew([scope.spool.path(row.sha256, row.media_type) for row in rows])
+            _bring(scope, rows)
         lost = [row for row in rows if not _is_elsewhere(scope, row) and not _is_whole(scope, row)]
+        if scope.verify:
+            _let_go(scope, rows)
         # What is being deleted, or sent again, in this moment looks otherwise now.
         for row in _rows(scope, i.id.in_([row.id for row in lost])) if lost else ():
             # One that failed says so already, and comes back when it is sent again.
@@ -87,7 +89,27 @@ def _is_whole(scope: Scope, row: Any) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise SettingsError(f"spool: {path.name} cannot be read. Received: {error.strerror}") from error
+        raise _unreadable(scope, path.name, error) from error
+
+
+def _unreadable(scope: Scope, name: str, error: OSError) -> MeddError:
+    """A disk that does not read is a fault here, a bucket that is away is none."""
+    kind = SettingsError if scope.spool.bucket is None else TransientError
+    return kind(f"spool: {name} cannot be read. Received: {error.strerror}")
+
+
+def _bring(scope: Scope, rows: Iterable[Any]) -> None:
+    """Bring the files of rows from a bucket, many at once."""
+    paths = [scope.spool.path(row.sha256, row.media_type) for row in rows]
+    for path, failure in zip(paths, scope.spool.bring_anew(paths), strict=True):
+        if failure is not None and not isinstance(failure, FileNotFoundError):
+            raise _unreadable(scope, path.name, failure)
+
+
+def _let_go(scope: Scope, rows: Iterable[Any]) -> None:
+    """Leave the cache to those who work with it."""
+    for row in rows:
+        scope.spool.forget(scope.spool.path(row.sha256, row.media_type))
 
 
 def _digest_kept(scope: Scope, path: Path) -> str:
@@ -131,7 +153,7 @@ def spool(scope: Scope) -> Check:
                 if path not in owned and scope.spool.size(path) is not None:
                     _adopt(scope, check, path)
     except OSError as error:
-        raise SettingsError(f"spool: cannot be read. Received: {error.strerror}") from error
+        raise _unreadable(scope, "it", error) from error
     return check
 
 
@@ -174,7 +196,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
     query = sa.select(*_COLUMNS, purged.c.at).select_from(instance.outerjoin(job).outerjoin(purged))
     with scope.database.read() as connection:
         found = {row.sha256: row for row in connection.execute(query.where(i.sha256.in_(page)))}
-    scope.spool.bring_anew([scope.spool.path(row.sha256, row.media_type) for row in found.values()])
+    _bring(scope, found.values())
     for sha256, uid in page.items():
         row = found.get(sha256)
         if row is None:
@@ -193,3 +215,4 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
                 whole = False
             if not whole:
                 check.note(f"instance {row.id}: answered with success, and its bytes are not in the spool")
+    _let_go(scope, found.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medd.errors import SettingsError, TransientError
 from medd.store.database import BUSY_TIMEOUT_S, Database
-from medd.store.spool import sync_folder
+from medd.store.durable import sync_folder
 
 
 def back_up(database: Database, target: Path) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 
 from medd.errors import SettingsError
 
-#: Seconds to reach the server, and for it to say a word; tries of one request. What waits for it is a modality.
-_CONNECT_S, _READ_S, _TRIES = 5, 20, 3
+#: Seconds to reach the server, and for it to say a word: what waits for it is a modality.
+_CONNECT_S, _READ_S = 5, 20
+#: Seconds after which an answer is given up, and a list; the slowest way to it that is waited for, bytes per second.
+_ANSWER_S, _LIST_S, _SLOWEST = 30.0, 600.0, 1 << 20
 
 
 class Bucket:
@@ -39,7 +41,7 @@ class Bucket:
             logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # it tells where it found credentials
             options: dict[str, Any] = {}
             if self._url.startswith("s3://"):
-                limits = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "retries": {"max_attempts": _TRIES}}
+                limits = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S}
                 options = {"endpoint_url": self._endpoint or None, "config_kwargs": limits}
             system, folder = url_to_fs(self._url, use_listings_cache=False, **options)
         except ImportError as error:
@@ -52,8 +54,7 @@ class Bucket:
 
     def put(self, file: Path, key: str) -> None:
         """Keep a file."""
-        with self._told() as (system, folder):
-            system.put_file(os.fspath(file), f"{folder}/{key}")
+        self._call("put_file", os.fspath(file), key, limit_s=_ANSWER_S + file.stat().st_size / _SLOWEST)
 
     def get(self, key: str, file: Path) -> None:
         """Fetch a file.
@@ -62,75 +63,92 @@ class Bucket:
             FileNotFoundError: There is none.
             OSError: The bucket cannot be read.
         """
-        with self._told() as (system, folder):
-            system.get_file(f"{folder}/{key}", os.fspath(file))
+        self._call("get_file", key, os.fspath(file), limit_s=3 * _ANSWER_S)
 
     def size(self, key: str) -> int | None:
         """Bytes of a file; None where there is none."""
         try:
-            with self._told() as (system, folder):
-                return int(system.info(f"{folder}/{key}", refresh=True)["size"])
+            return int(self._call("info", key, refresh=True)["size"])
         except FileNotFoundError:
             return None
 
     def delete(self, key: str) -> None:
         """Delete a file, if it is there."""
-        with contextlib.suppress(FileNotFoundError), self._told() as (system, folder):
-            system.rm_file(f"{folder}/{key}")
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm_file", key)
 
     def move(self, key: str, to: str) -> None:
         """Give a file another key."""
-        with self._told() as (system, folder):
-            system.cp_file(f"{folder}/{key}", f"{folder}/{to}")
-            system.rm_file(f"{folder}/{key}")
+        self._call("cp_file", key, to)
+        self._call("rm_file", key)
 
     def folders(self) -> set[str]:
         """The folders in which there are files."""
-        with self._told() as (system, folder):
-            try:
-                found = system.ls(folder, detail=True, refresh=True)
-            except FileNotFoundError:
-                return set()
+        try:
+            found = self._call("ls", "", detail=True, refresh=True)
+        except FileNotFoundError:
+            return set()
         return {one["name"].rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"}
 
     def list(self, prefix: str) -> Iterator[tuple[str, float]]:
         """The keys of a folder, and when each was written, seconds since the epoch."""
-        with self._told() as (system, folder):
-            try:
-                found = system.find(f"{folder}/{prefix}", detail=True)
-            except FileNotFoundError:
-                return
+        try:
+            found = self._call("find", prefix, detail=True, limit_s=_LIST_S)
+        except FileNotFoundError:
+            return
         for name, info in found.items():
-            yield name.removeprefix(f"{folder}/"), _written_at(info)
+            yield name.removeprefix(f"{self._opened[1]}/"), _written_at(info)
 
     def agree_on(self, key: str, content: str) -> str:
         """Write a text unless it is there; of several hosts that do so at once, one wins and all get the same."""
-        with self._told() as (system, folder):
-            name = f"{folder}/{key}"
-            with contextlib.suppress(FileNotFoundError):
-                return str(system.cat_file(name).decode().strip())
-            with contextlib.suppress(FileExistsError):
-                system.pipe_file(name, content.encode(), mode="create")
-            return str(system.cat_file(name).decode().strip())
+        with contextlib.suppress(FileNotFoundError):
+            return str(self._call("cat_file", key).decode().strip())
+        with contextlib.suppress(FileExistsError):
+            self._call("pipe_file", key, content.encode(), mode="create")
+        return str(self._call("cat_file", key).decode().strip())
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[tuple[Any, str]]:
-        opened = self._opened
+    def _call(self, what: str, *arguments: Any, limit_s: float = 0, **options: Any) -> Any:
+        """One of fsspec's functions, of which what is no path is given as it is; it ends within `limit_s`."""
+        limit_s = limit_s or _ANSWER_S
+        system, folder = self._opened
+        here = [
+            one if isinstance(one, bytes) or one.startswith("/") else f"{folder}/{one}".rstrip("/") for one in arguments
+        ]
         try:
-            yield opened
-        except (FileNotFoundError, FileExistsError, PermissionError):
+            if not system.async_impl:
+                return getattr(system, what)(*here, **options)
+            # The driver's own time-outs do not end every wait: not that for leave to send ("100-continue"), for one.
+            from fsspec.asyn import sync
+
+            return sync(system.loop, getattr(system, f"_{what}"), *here, timeout=limit_s, **options)
+        except FileExistsError:
             raise
-        except self._errors as error:
-            what = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise OSError(errno.EIO, f"bucket: {what}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "not in the bucket") from error
+        except self._refusals as error:
+            raise PermissionError(errno.EACCES, f"bucket: {error}") from error
+        except self._failures as error:
+            told = getattr(error, "strerror", None) or str(error) or f"no answer within {limit_s:.0f} s"
+            raise OSError(errno.EIO, f"bucket: {told}") from error
 
     @cached_property
-    def _errors(self) -> tuple[type[Exception], ...]:
+    def _failures(self) -> tuple[type[Exception], ...]:
+        """What the driver raises when the store is away."""
         if not self._url.startswith("s3://"):
             return (OSError,)
+        from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
 
-        return (OSError, BotoCoreError)
+        return (OSError, BotoCoreError, ClientError)
+
+    @cached_property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """What it raises when the settings are wrong."""
+        if not self._url.startswith("s3://"):
+            return (PermissionError,)
+        from botocore.exceptions import NoCredentialsError
+
+        return (PermissionError, NoCredentialsError)
 
 
 def _written_at(info: dict[str, Any]) -> float:

@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: A cache is looked through so often at most, seconds; what was used so lately stays, as it may be read just now.
-_TRIM_S, _IN_USE_S = 60.0, 600.0
+#: A file that every cache has: which start of the host it is from.
+MARK = "boot-id"
+#: A cache is looked through so often at most, seconds. What was used so lately stays, as it may be read just now; what
+#: was not used for a day goes, as it may be deleted elsewhere.
+_TRIM_S, _IN_USE_S, _UNUSED_S = 20.0, 60.0, 24 * 3600.0
 
 
 class Cache:
@@ -32,10 +35,11 @@ class Cache:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError:  # no Linux
             boot = ""
-        mark = self._root / "boot-id"
+        mark = self._root / MARK
         with (self._root / "boot-lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # each process of the daemon does this at its start
             if boot and mark.is_file() and mark.read_text() == boot:
+                self.evict()
                 return
             for path in self._files():
                 path.unlink(missing_ok=True)
@@ -62,16 +66,19 @@ class Cache:
             self._trimming.release()
 
     def evict(self) -> None:
-        """Delete what was used longest ago, until the rest is within the limit; what may be in use stays."""
+        """Delete what was not used for a day, and what was used longest ago until the rest is within the limit.
+
+        What may be in use stays.
+        """
         found = []
         for path in self._files():
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 found.append((stat.st_mtime, stat.st_size, path))
         surplus = sum(size for _, size, _ in found) - self._limit
-        young = time.time() - _IN_USE_S
+        now = time.time()
         for used_at, size, path in sorted(found):
-            if surplus <= 0 or used_at > young:
+            if used_at > now - (_IN_USE_S if surplus > 0 else _UNUSED_S):
                 return
             with contextlib.suppress(OSError):
                 path.unlink()

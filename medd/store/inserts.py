@@ -72,10 +72,10 @@ class InstanceInserter:
             f" WHERE instance_id = {id_} AND state = 'dead'",
             f"UPDATE instance SET status = 'pending', reason = NULL, detail = NULL WHERE id = {id_}",
         )
-        # What a backfill has queued already, and now comes in live, waits behind the others no longer.
+        # What a backfill has queued already, and now comes in live, waits behind the others no longer, and is told of.
         self._hasten = (
             f"UPDATE job SET priority = {priority}"
-            f" WHERE instance_id = {id_} AND state = 'pending' AND priority > {priority}"
+            f" WHERE instance_id = {id_} AND state IN ('pending', 'running') AND priority > {priority}"
         )
         self._count_in = count_in_statement(mark)
         lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"

@@ -5,7 +5,6 @@ anybody, so nothing in it is synchronised.
 """
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import itertools
@@ -15,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medd.errors import SettingsError
+from medd.errors import SettingsError, TransientError
 from medd.records import MediaType
-from medd.store.cache import Cache, old_files
+from medd.store.cache import MARK, Cache, old_files
+from medd.store.durable import NAMES_WITH_FILES, file_system, start_writeback, sync_folder, write_all, write_once
 
 if TYPE_CHECKING:
     from medd.store.bucket import Bucket
@@ -36,18 +36,6 @@ _LOOK_S = 1.0
 
 #: Files brought from a bucket at the same time.
 _AT_ONCE = 16
-
-#: Linux's sync_file_range(2), which Python does not offer. It promises nothing, so its failure means nothing.
-_sync_file_range: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_SYNC_FILE_RANGE_WRITE = 2
-
-#: Where fsync(2) of a file that was just given a name makes the name durable too: both are in one transaction of the
-#: journal, which fsync forces out (Mohan et al., "Finding Crash-Consistency Bugs with Bounded Black-Box Crash Testing",
-#: OSDI 2018); without a journal, ext4 writes the parent of a new name. POSIX promises it nowhere, so every other file
-#: system has its folder synchronised.
-_NAMES_WITH_FILES = ("ext4", "xfs")
 
 
 class Spool:
@@ -89,7 +77,7 @@ class Spool:
         for number in range(256):
             (self.root / f"{number:02x}").mkdir(exist_ok=True)
         sync_folder(self.root)
-        self._sync_names = _file_system(self.root) not in _NAMES_WITH_FILES
+        self._sync_names = file_system(self.root) not in NAMES_WITH_FILES
         wanted = (
             secrets.token_hex(16) if self.bucket is None else self.bucket.agree_on("spool-id", secrets.token_hex(16))
         )
@@ -98,6 +86,9 @@ class Spool:
             if self.id != wanted:
                 raise SettingsError(f"spool.path: {self.root} belongs to another spool than spool.bucket")
             self._cache.prepare()
+        elif (self.root / MARK).exists():
+            # What is put into a cache is deleted again.
+            raise SettingsError(f"spool.path: {self.root} is the cache of a bucket, and spool.bucket is empty")
         for part in incoming.glob("*.part"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > STALE_S:
@@ -128,6 +119,15 @@ class Spool:
             self._cache.trim()
         return path
 
+    def check_bucket(self) -> None:
+        """Ask whether the bucket is there.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if self.bucket is not None:
+            self.bucket.size("spool-id")
+
     def bring_all(self, paths: Sequence[Path]) -> list[OSError | None]:
         """`bring`, of many at once; what went wrong with each."""
 
@@ -148,6 +148,19 @@ class Spool:
         for path in paths:
             self.forget(path)
         return self.bring_all(paths)
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is kept; it can be read here then.
+
+        Raises:
+            TransientError: The bucket is away.
+        """
+        try:
+            return self.bring(path).is_file()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise TransientError(f"spool: {error.strerror}") from error
 
     def forget(self, path: Path) -> None:
         """Bring a file anew when it is next wanted, as the copy here may be damaged. Without a bucket it stays."""
@@ -277,11 +290,11 @@ class SpoolWriter:
                 self.head += data
                 return
             self._open()
-        _write(self._file, data)
+        write_all(self._file, data)
         self._unsynced += len(data)
         if self._unsynced >= BUFFER_BYTES:
             # A large object goes to the disk while it still comes in.
-            _start_writeback(self._file)
+            start_writeback(self._file)
             self._unsynced = 0
 
     def _open(self) -> None:
@@ -289,7 +302,7 @@ class SpoolWriter:
         self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         written = os.writev(self._file, (self._prefix, self.head))
         if written < len(self._prefix) + len(self.head):
-            _write(self._file, (self._prefix + self.head)[written:])
+            write_all(self._file, (self._prefix + self.head)[written:])
 
     @property
     def sha256(self) -> str:
@@ -352,51 +365,3 @@ class SpoolWriter:
             self._file = None
             with contextlib.suppress(OSError):
                 os.unlink(self._part)  # noqa: PTH108 - hot path
-
-
-def write_once(path: Path, text: str) -> None:
-    """Write a file unless it is there; of several processes that do so at once, one wins and all read the same."""
-    if path.exists():
-        return
-    mine = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    with mine.open("w") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError):
-        path.hardlink_to(mine)
-    mine.unlink()
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path | str) -> None:
-    """Make the names in a folder survive a power failure."""
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _file_system(folder: Path) -> str:
-    """What kind of file system a folder lies on, such as "ext4"; "" where that cannot be told."""
-    number = folder.stat().st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    with contextlib.suppress(OSError):
-        # proc_pid_mountinfo(5): the third field is the device; the type comes behind a hyphen.
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-            fields = line.split()
-            if fields[2] == device and "-" in fields:
-                return fields[fields.index("-") + 1]
-    return ""
-
-
-def _start_writeback(file: int | None) -> None:
-    if _sync_file_range is not None:
-        _sync_file_range(file, 0, 0, _SYNC_FILE_RANGE_WRITE)
-
-
-def _write(file: int | None, data: bytes | bytearray | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]  # type: ignore[arg-type]

@@ -148,6 +148,13 @@ class Rig:
         """Assert that nothing is lost, doubled or stuck; returns the images answered so far."""
         self.wait_for_quiet()
         assert self.count(job, job.c.state == "dead") == 0
+        # Before anything is mended: what was answered with success is in the database and in the bucket.
+        asked = self.admin.medd(
+            "reconcile", "--journal", str(self.journal), "--format", "json", timeout_s=PATIENCE_S * 4
+        )
+        (answered,) = (one for one in json.loads(asked.stdout)["checks"] if one["check"] == "journal")
+        assert answered["looked_at"] >= self.answered() > 0, answered
+        assert not answered["found"], answered
         done = self.admin.medd(
             *("reconcile", "--mend", "--verify", "--young-s", "0", "--journal", str(self.journal), "--format", "json"),
             timeout_s=PATIENCE_S * 4,

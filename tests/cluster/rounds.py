@@ -53,7 +53,7 @@ def _cut(host: Host, seconds: float) -> None:
 
 
 def faults(rig: Rig) -> dict[str, Callable[[random.Random], None]]:
-    """Each host dies, and each is cut off for less and for more than a lease."""
+    """Receiver and workers die, and every host is cut off for less and for more than a lease."""
 
     def seconds(chance: random.Random) -> float:
         return chance.uniform(LEASE_S / 2, LEASE_S * 2)

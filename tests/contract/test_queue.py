@@ -52,7 +52,7 @@ def claimed_instances(queue: SqlQueue, limit: int) -> list[int]:
 
 def finish(queue: SqlQueue, jobs: list) -> set[int]:
     with queue.database.write() as connection:
-        return queue.finish(connection, jobs)
+        return set(queue.finish(connection, jobs))
 
 
 # Claiming

@@ -1,20 +1,36 @@
 """A spool in a bucket: an S3 server, several hosts' daemons on one PostgreSQL."""
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from medd.errors import SettingsError
-from medd.records import MediaType
+from medd.classify.classifier import load
+from medd.classify.prepare import prepare_file
+from medd.classify.stage import ClassifyStage
+from medd.errors import SettingsError, StoreAway
+from medd.ingest import admission
+from medd.ingest.intake import Intake
+from medd.plugins import load_plugins
+from medd.queue.base import CLASSIFY, JobState
+from medd.queue.sql import SqlQueue
+from medd.queue.worker import Worker
+from medd.records import Job, MediaType
 from medd.store.bucket import Bucket
 from medd.store.cache import Cache
+from medd.store.database import Database, check_schema
 from medd.store.spool import Spool
+from medd.store.tables import job
+from medd.testing import stub_bundle, stub_plugin
 from medd.testing.films import cheap_series
+from medd.testing.stub_plugin import spec as stub_spec
 from tests.bucket import CREDENTIALS, S3Server
-from tests.support import RawSender, running, uid_in, wait_until
+from tests.support import RawSender, in_place, running, uid_in, wait_until
 
 CONTENT = b"bytes of an image"
 
@@ -203,3 +219,78 @@ def test_a_bucket_that_cannot_be_used_is_one_line(s3: S3Server, tmp_path: Path) 
     code, told = start(MEDD_SPOOL__ENDPOINT="http://127.0.0.1:1")
     assert (code, told.count("\n")) == (1, 1)
     assert told.startswith("medd: spool: bucket: ")
+
+
+def test_a_store_that_is_silent_is_given_up(credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medd.store.bucket._ANSWER_S", 1.0)
+    file = tmp_path / "film"
+    file.write_bytes(CONTENT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bucket = Bucket("s3://films/silent", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        for attempt in (lambda: bucket.put(file, "a"), lambda: bucket.size("a"), lambda: bucket.get("a", file)):
+            with pytest.raises(OSError, match="no answer within"):
+                attempt()
+        assert time.monotonic() - began < 30
+
+
+def test_what_a_bucket_says_is_told(s3: S3Server, url: str, tmp_path: Path) -> None:
+    spool = spool_of(s3, url, tmp_path / "a")
+    with pytest.raises(FileNotFoundError) as caught:
+        spool.bring(spool.path("0" * 64, MediaType.DICOM))
+    assert caught.value.strerror == "not in the bucket"
+
+
+def test_a_cache_is_no_spool(s3: S3Server, url: str, tmp_path: Path) -> None:
+    spool_of(s3, url, tmp_path / "a")
+    with pytest.raises(SettingsError, match="is the cache of a bucket"):
+        Spool(tmp_path / "a").prepare()
+
+
+def test_while_the_bucket_is_away_images_wait_and_no_try_is_counted(credentials: None, tmp_path: Path) -> None:
+    server = S3Server().start().wait()
+    database = Database(f"sqlite:///{tmp_path / 'medd.db'}")
+    check_schema(database)
+    spool = spool_of(server, "s3://films/spool", tmp_path / "spool")
+    plugins = load_plugins(builtin=(admission, stub_plugin))
+    intake = Intake(database, spool, plugins)
+    kept = {}
+    for number, film in enumerate(cheap_series(2, rows=64, columns=64)):
+        file = tmp_path / f"{number}.dcm"
+        file.write_bytes(film)
+        path = spool.path(intake.receive_file(file, "file:film").sha256, MediaType.DICOM)
+        kept[path] = path.read_bytes()
+        spool.forget(path)
+    queue = SqlQueue(database, "worker", spool=spool.id)
+    stage = ClassifyStage(
+        load(stub_bundle(tmp_path / "bundle"), [stub_spec()]), spool, queue, plugins, in_place(prepare_file)
+    )
+    worker = Worker(queue, CLASSIFY, stage, batch_size=4, poll_s=0.05)
+    server.stop()
+
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        with pytest.raises(StoreAway):
+            stage.handle(wait_until(lambda: held(database), what="a claim"))
+        time.sleep(2)  # long enough for a second try
+        assert [one.attempts for one in held(database)] == [1, 1]
+        server.start().wait()
+        for path, content in kept.items():  # the server's memory is gone, and with it what it was to keep
+            copy = tmp_path / path.name
+            copy.write_bytes(content)
+            Bucket("s3://films/spool", server.url).put(copy, path.relative_to(spool.root).as_posix())
+        wait_until(lambda: queue.counts(CLASSIFY)[JobState.DONE] == 2, 60, "images scored")
+    finally:
+        worker.stop()
+        thread.join()
+        server.stop()
+        intake.close()
+        database.close()
+
+
+def held(database: Database) -> list[Job]:
+    """What a worker has in hand."""
+    columns = (job.c.id, job.c.kind, job.c.instance_id, job.c.attempts, job.c.lease_token, job.c.priority)
+    with database.read() as connection:
+        return [Job(*row) for row in connection.execute(sa.select(*columns).where(job.c.state == "running"))]

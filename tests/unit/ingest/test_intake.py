@@ -402,7 +402,7 @@ def test_log_names_neither_patient_nor_uid(door, caplog):
 def test_folder_is_synchronised_where_the_file_system_does_not_keep_name_and_file_together(
     tmp_path, monkeypatch, file_system, synced
 ):
-    monkeypatch.setattr("medd.store.spool._file_system", lambda folder: file_system)
+    monkeypatch.setattr("medd.store.spool.file_system", lambda folder: file_system)
     door = Door(tmp_path)
     folders = []
 
