@@ -101,6 +101,7 @@ def test_the_form_has_no_barrier_and_fits_a_phone(web, browser, scheme):  # noqa
         wide, window = visit.width()
         assert wide <= window
         log_in(visit)
+        visit.page.wait_for_url("**/")
         for path in ("/account", "/audit", "/nowhere"):
             visit.open(path)
             assert visit.barriers() == [], path
