@@ -67,6 +67,19 @@ class ClassifierSpec:
     codes: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that a plugin adds to those of ``medd evaluate``, with its bootstrap interval and for each sub-group."""
+
+    #: Its key in JSON and CSV, such as "specificity_at_98"; unique among all plugins and medd's own.
+    name: str
+    #: Called as scikit-learn's metrics are, ``compute(y_true, y_score, *, threshold, sample_weight) -> float``, for the
+    #: figure and again for each bootstrap draw: (N,) bool, whether the finding is there; (N,) probability of it, in
+    #: [0, 1]; the model's threshold; (N,) how often each image counts, which may be 0. NaN, or a ValueError, says that
+    #: these images cannot tell it.
+    compute: "Callable[..., float]"
+
+
 class Service(Protocol):
     """What a service's ``build`` returns."""
 
@@ -96,6 +109,11 @@ class ServiceSpec:
 @hookspec
 def register_classifiers() -> Iterable[ClassifierSpec]:  # type: ignore[empty-body]
     """Return the classifiers this plugin brings. Called at start by the worker and by training."""
+
+
+@hookspec
+def register_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
+    """Return the figures this plugin adds to those of ``medd evaluate``."""
 
 
 @hookspec(firstresult=True)

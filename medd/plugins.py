@@ -16,7 +16,7 @@ import pluggy
 
 from medd import hookspecs, stuck
 from medd.errors import PluginError
-from medd.hookspecs import ClassifierSpec, Service, ServiceSpec
+from medd.hookspecs import ClassifierSpec, Metric, Service, ServiceSpec
 from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Verdict, is_storable
 
 if TYPE_CHECKING:  # `medd --help` loads this module, and must load nothing heavy with it
@@ -102,6 +102,16 @@ def destinations(manager: pluggy.PluginManager) -> dict[str, type[Any]]:
         PluginError: Two plugins bring one of the same type.
     """
     return _brought(manager, "register_destinations", "destination", "kind")
+
+
+def metrics(manager: pluggy.PluginManager) -> list[Metric]:
+    """Every figure that the plugins add to those of ``medd evaluate``, sorted by name.
+
+    Raises:
+        PluginError: Two plugins bring one of the same name.
+    """
+    found: dict[str, Metric] = _brought(manager, "register_metrics", "metric", "name")
+    return [found[name] for name in sorted(found)]
 
 
 def services(manager: pluggy.PluginManager) -> dict[str, ServiceSpec]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,6 @@ import typer
 
 from medd.cli.common import Config, Format, Home, write_rows
 from medd.errors import SettingsError
-
-_SHOWN = "n accuracy auroc auprc sensitivity specificity ppv npv brier ece".split()
 
 
 class Side(StrEnum):
@@ -81,11 +80,11 @@ def evaluate(
             report.write(output, told, material)
         except OSError as error:
             raise SettingsError(f"{error.filename}: {error.strerror}") from error
-    _show(told, report.rows(told), style)
+    _show(told, report.rows(told, material), material.metrics, style)
     raise typer.Exit(1 if material.skipped else 0)
 
 
-def _show(told: dict[str, Any], rows: list[dict[str, Any]], style: Format) -> None:
+def _show(told: dict[str, Any], rows: list[dict[str, Any]], names: Sequence[str], style: Format) -> None:
     if style is Format.JSON:
         print(json.dumps(told, indent=2))
         return
@@ -97,19 +96,18 @@ def _show(told: dict[str, Any], rows: list[dict[str, Any]], style: Format) -> No
     if told["not_assessed"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in told["not_assessed_reasons"].items())
         print(f"not assessed: {told['not_assessed']} more ({reasons}); the figures are of those assessed")
-    write_rows(_metrics(told), (), style, ("metric", "value", "low", "high"))
+    write_rows(_metrics(told, names), (), style, ("metric", "value", "low", "high"))
     print("threshold {threshold:.4g}: {confusion[tp]} found, {confusion[fn]} missed, {confusion[tn]} rightly clear, "
           "{confusion[fp]} false alarms".format(**told))  # fmt: skip
     if len(rows) > 1:
         print()
-        write_rows(rows, (), style, ("model", "group", "value", *_SHOWN))
+        write_rows(rows, (), style, ("model", "group", "value", "n", *names))
     if told.get("comparison"):
         print(_sentence(told["comparison"]))
 
 
-def _metrics(told: dict[str, Any]) -> list[dict[str, Any]]:
+def _metrics(told: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     intervals = told.get("ci", {})
-    names = _SHOWN[1:]
     return [
         {"metric": name, "value": told[name]} | dict(zip(("low", "high"), intervals.get(name) or (), strict=False))
         for name in names

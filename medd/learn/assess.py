@@ -18,16 +18,23 @@ from rich.progress import track
 from medd import plugins
 from medd.classify.classifier import LoadedModel
 from medd.dicom.headers import inspect_file
-from medd.errors import InputError, NotAssessable, SettingsError, TransientError
+from medd.errors import InputError, NotAssessable, PluginError, SettingsError, TransientError
+from medd.hookspecs import Metric
 from medd.imaging.pixels import load
 from medd.imaging.preprocess import PreprocessSpec, preprocess
 from medd.learn.evaluate import measure
 from medd.learn.manifest import Sample, Skipped
+from medd.learn.metrics import METRICS
 from medd.records import InstanceHeader, Reason
 from medd.registry.bundle import Bundle
 from medd.rows import read_csv
 
 _BATCH = 64
+#: What the report and its table call other things.
+_TAKEN = frozenset(
+    "against ci comparison confusion data group groups model n not_assessed not_assessed_reasons patients seen skipped "
+    "split threshold ungated value".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,8 @@ class Assessed:
     scores: NDArray[np.float64]
     #: (N,) why the model does not assess the image; "" where it does.
     reasons: list[str]
+    #: What plugins add to its figures.
+    more: Sequence[Metric] = ()
 
     @property
     def assessed(self) -> NDArray[np.bool_]:
@@ -51,7 +60,8 @@ class Assessed:
         """The figures of some of the images, (N,) bool; see `medd.learn.evaluate.measure`."""
         patients = [sample.patient for sample, chosen in zip(samples, which, strict=True) if chosen]
         threshold = self.model.bundle.threshold
-        return measure(self.truth[which], self.scores[which], threshold, patients, resamples=resamples)
+        truth, scores = self.truth[which], self.scores[which]
+        return measure(truth, scores, threshold, patients, resamples=resamples, more=self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,11 @@ class Material:
     skipped: list[Skipped]
     #: One for each model.
     results: list[Assessed]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The figures of each, in their order."""
+        return (*METRICS, *(one.name for one in self.results[0].more))
 
 
 def choose(samples: Sequence[Sample], split: str | None, model: Path) -> tuple[list[Sample], str]:
@@ -170,7 +185,12 @@ def assess(
     Raises:
         SettingsError: Nobody knows which label is no finding.
         ModelUnusable: A model fails.
+        PluginError: A plugin brings a figure of a name that is taken.
     """
+    more = plugins.metrics(manager)
+    for metric in more:
+        if metric.name in _TAKEN or metric.name in METRICS:
+            raise PluginError(f"metric {metric.name!r}: medd's own report has this name already")
     truths = [truth_of(samples, model.bundle, negative) for model in models]
     kept: list[int] = []
     headers: list[InstanceHeader] = []
@@ -196,7 +216,7 @@ def assess(
                 scores[number] += said
                 reasons[number] += why
     results = [
-        Assessed(model, truth[kept], np.array(said, float), why)
+        Assessed(model, truth[kept], np.array(said, float), why, more)
         for model, truth, said, why in zip(models, truths, scores, reasons, strict=True)
     ]
     return Material([samples[place] for place in kept], headers, skipped, results)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medd.classify.classifier import LoadedModel
+from medd.hookspecs import Metric
 from medd.learn import metrics
 from medd.learn.dataset import Part
 
@@ -75,6 +76,7 @@ def measure(
     patients: Sequence[str],
     *,
     resamples: int = 1000,
+    more: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Put the figures of some images together as JSON has them; what the images cannot tell is None.
 
@@ -84,12 +86,16 @@ def measure(
         threshold: In [0, 1].
         patients: (N,) whose image it is.
         resamples: For the 95 % intervals by patient; 0 leaves them out.
+        more: What plugins add.
 
     Returns:
-        n, patients, every one of `medd.learn.metrics.METRICS`, threshold, confusion {tn, fp, fn, tp}, and with
-        `resamples` ci {metric: [low, high]}.
+        n, patients, every one of `medd.learn.metrics.METRICS` and of `more`, threshold, confusion {tn, fp, fn, tp},
+        and with `resamples` ci {metric: [low, high]}.
+
+    Raises:
+        PluginError: One of `more` fails.
     """
-    figures = metrics.figures(truth, scores, threshold)
+    figures = metrics.figures(truth, scores, threshold, more=more)
     result: dict[str, Any] = {
         "n": len(truth),
         "patients": len(set(patients)),
@@ -98,7 +104,7 @@ def measure(
         "confusion": metrics.confusion(truth, scores, threshold),
     }
     if resamples:
-        ci = metrics.intervals(truth, scores, threshold, patients, resamples=resamples)
+        ci = metrics.intervals(truth, scores, threshold, patients, resamples=resamples, more=more)
         result["ci"] = {
             name: [_rounded(low), _rounded(high)] if math.isfinite(low) else None for name, (low, high) in ci.items()
         }

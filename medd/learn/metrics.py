@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from medd.errors import PluginError
+from medd.hookspecs import Metric
 from medd.registry.bundle import Calibration
 
 #: Those of `figures`, each of which gets an interval.
@@ -32,35 +34,45 @@ def figures(
     score: NDArray[np.floating],
     threshold: float,
     weight: NDArray[np.floating] | None = None,
+    more: Sequence[Metric] = (),
 ) -> dict[str, float]:
-    """Compute every one of `METRICS`; NaN is what these images cannot tell, such as the AUROC of one class alone.
+    """Compute every one of `METRICS` and of `more`; NaN is what these images cannot tell, as one class has no AUROC.
 
     Args:
         truth: (N,) whether the finding is there.
         score: (N,) probability of the finding, in [0, 1].
         threshold: In [0, 1].
         weight: (N,) how often each image counts; once when None.
+        more: What plugins add.
+
+    Raises:
+        PluginError: One of `more` fails.
     """
     weights = np.ones((1, len(score))) if weight is None else np.asarray(weight, float)[np.newaxis]
-    return {name: float(values[0]) for name, values in _weighted(truth, score, threshold, weights).items()}
+    return {name: float(values[0]) for name, values in _weighted(truth, score, threshold, weights, more).items()}
 
 
 def _weighted(
-    truth: NDArray[np.bool_], score: NDArray[np.floating], threshold: float, weights: NDArray[np.float64]
+    truth: NDArray[np.bool_],
+    score: NDArray[np.floating],
+    threshold: float,
+    weights: NDArray[np.float64],
+    more: Sequence[Metric],
 ) -> dict[str, NDArray[np.float64]]:
-    """Compute `METRICS` for many weightings at once: scikit-learn, which the tests hold this against, takes one.
+    """Compute `METRICS` and `more` for many weightings at once; scikit-learn, which the tests compare, takes one.
 
     Args:
         truth: (N,).
         score: (N,).
         threshold: In [0, 1].
         weights: (draws, N).
+        more: Asked for each draw.
 
     Returns:
         (draws,) for each metric.
     """
     if not len(score):
-        return {name: np.full(len(weights), np.nan) for name in METRICS}
+        return {name: np.full(len(weights), np.nan) for name in (*METRICS, *(one.name for one in more))}
     positive, both = score >= threshold, truth.any() and not truth.all()
     order = np.argsort(score)[::-1]
     first = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # where each run of equal scores begins
@@ -81,7 +93,23 @@ def _weighted(
             "npv": _share(weights, ~truth, ~positive) if both else np.full(len(weights), np.nan),
             "brier": weights @ (score - truth) ** 2 / weights.sum(axis=1),
             "ece": _calibration_error(truth, score, weights),
+            **{one.name: np.array([_asked(one, truth, score, threshold, w) for w in weights]) for one in more},
         }
+
+
+def _asked(
+    metric: Metric,
+    truth: NDArray[np.bool_],
+    score: NDArray[np.floating],
+    threshold: float,
+    weight: NDArray[np.float64],
+) -> float:
+    try:
+        return float(metric.compute(truth, score, threshold=threshold, sample_weight=weight))
+    except ValueError:  # as scikit-learn's say that these images cannot tell it
+        return math.nan
+    except Exception as error:  # a stranger's code; its name must be shown
+        raise PluginError(f"metric {metric.name!r} raised {error!r}") from error
 
 
 def _share(
@@ -113,6 +141,7 @@ def intervals(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    more: Sequence[Metric] = (),
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals by the percentile bootstrap (Efron 1979), drawing patients: images of one are not independent.
 
@@ -125,17 +154,22 @@ def intervals(
         patients: (N,) whose image it is.
         resamples: How many draws, at least 1.
         seed: Of the draws.
+        more: What plugins add.
+
+    Raises:
+        PluginError: One of `more` fails.
     """
+    names = (*METRICS, *(one.name for one in more))
     if not len(score):
-        return dict.fromkeys(METRICS, (math.nan, math.nan))
+        return dict.fromkeys(names, (math.nan, math.nan))
     _, whose = np.unique(np.asarray(patients), return_inverse=True)
     number = whose.max() + 1
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in METRICS}
+    drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
     for start in range(0, resamples, _DRAWS):
         count = min(_DRAWS, resamples - start)
         times = np.stack([np.bincount(rng.integers(0, number, number), minlength=number) for _ in range(count)])
-        for name, values in _weighted(truth, score, threshold, times[:, whose].astype(float)).items():
+        for name, values in _weighted(truth, score, threshold, times[:, whose].astype(float), more).items():
             drawn[name].append(values)
     return {name: _interval(np.concatenate(values)) for name, values in drawn.items()}
 

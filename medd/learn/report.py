@@ -15,7 +15,6 @@ from medd.learn import groups, plots
 from medd.learn.assess import Assessed, Material, seen
 from medd.learn.compare import compare
 from medd.learn.curves import write_curves
-from medd.learn.metrics import METRICS
 
 
 def report(data: Path, split: str, material: Material, folders: Sequence[Path], resamples: int) -> dict[str, Any]:
@@ -47,6 +46,9 @@ def describe(one: Assessed, data: Path, material: Material, folder: Path, resamp
         What `medd.learn.evaluate.measure` gives; model; not_assessed, how many images it refuses, and
         not_assessed_reasons; where there are any, ungated, the figures as if it refused none that can be scored; seen,
         on which side of the model's own split the images stand; groups {grouping: {value: figures}}.
+
+    Raises:
+        PluginError: A plugin's figure fails.
     """
     assessed, samples = one.assessed, material.samples
     scored = np.isfinite(one.scores)
@@ -100,15 +102,15 @@ def _described(told: dict[str, Any]) -> list[dict[str, Any]]:
     return [told, told["against"]] if "against" in told else [told]
 
 
-def rows(told: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(told: dict[str, Any], material: Material) -> list[dict[str, Any]]:
     """The report as a table: a row for all images, and one for each sub-group; then the same of the second model."""
-    made = []
+    made, names = [], material.metrics
     for one in _described(told):
         every = [(name, "", part) for name, part in (("all", one), ("ungated", one.get("ungated"))) if part]
         every += [(name, value, part) for name, values in one["groups"].items() for value, part in values.items()]
         for name, value, part in every:
             row = {"model": one["model"], "group": name, "value": value, "n": part["n"], "patients": part["patients"]}
-            for metric in METRICS:
+            for metric in names:
                 row[metric] = part[metric]
                 row[f"{metric}_low"], row[f"{metric}_high"] = part.get("ci", {}).get(metric) or (None, None)
             made.append(row)
@@ -119,7 +121,7 @@ def write(folder: Path, told: dict[str, Any], material: Material) -> None:
     """Write ``evaluation.json``, ``curves.json``, ``groups.csv``, ``scores.csv`` and what plots the images allow."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n")
-    table = rows(told)
+    table = rows(told, material)
     with (folder / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, table[0], lineterminator="\n")
         writer.writeheader()

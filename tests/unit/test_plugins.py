@@ -27,6 +27,7 @@ DOCUMENTED = [
     "register_classifiers",
     "register_commands",
     "register_destinations",
+    "register_metrics",
     "register_services",
     "review_candidate",
 ]

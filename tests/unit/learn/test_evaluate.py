@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 from typer.testing import CliRunner, Result
 
 from medd import plugins
@@ -16,7 +17,7 @@ from medd.classify import classifier, oneoff
 from medd.classify.classifier import LoadedModel, Scores
 from medd.classify.oneoff import classify_files
 from medd.cli.main import app
-from medd.errors import SettingsError
+from medd.errors import PluginError, SettingsError
 from medd.imaging import pixels
 from medd.ingest import admission
 from medd.learn import assess, manifest, report
@@ -84,6 +85,63 @@ def test_a_file_that_cannot_be_read_is_named(home, pictures):
     result = run(pictures, "--model", "stub/1", "--home", home, "--resamples", 0)
     assert "person9_virus_99.png" in result.stderr
     assert result.exit_code == 1
+
+
+METRIC = """
+from sklearn.metrics import log_loss
+from medd import hookimpl
+from medd.hookspecs import Metric
+
+def compute(y_true, y_score, *, threshold, sample_weight):
+    {body}
+
+@hookimpl
+def register_metrics():
+    return [Metric("{name}", compute)]
+"""
+LOG_LOSS = "return log_loss(y_true, y_score, sample_weight=sample_weight, labels=[False, True])"
+
+
+def add_metric(home: Path, name: str, body: str = LOG_LOSS) -> None:
+    (home / "plugins" / "figure.py").write_text(METRIC.format(name=name, body=body))
+
+
+def test_a_plugins_figure_stands_beside_medds_with_its_interval(home, pictures, tmp_path):
+    add_metric(home, "cross_entropy")
+    output = tmp_path / "out"
+    found = told(pictures, "--model", "stub/1", "--home", home, "--output", output, code=1)
+    with (output / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    truth, scores = [int(row["finding"]) for row in rows], [float(row["probability"]) for row in rows]
+    assert found["cross_entropy"] == pytest.approx(log_loss(truth, scores), abs=1e-4)
+    low, high = found["ci"]["cross_entropy"]
+    assert low < found["cross_entropy"] < high
+    assert found["groups"]["source"]["virus"]["cross_entropy"] > 0
+    with (output / "groups.csv").open() as file:
+        [first, *_] = csv.DictReader(file)
+    assert (float(first["cross_entropy"]), float(first["cross_entropy_low"])) == (found["cross_entropy"], low)
+    assert "cross_entropy" in run(pictures, "--model", "stub/1", "--home", home, "--resamples", 0).stdout
+
+
+def test_a_figure_that_images_cannot_tell_is_none(home, pictures):
+    add_metric(home, "unknown", "raise ValueError('only one class')")
+    found = told(pictures, "--model", "stub/1", "--home", home, code=1)
+    assert (found["unknown"], found["ci"]["unknown"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "reason"),
+    [
+        ("auroc", LOG_LOSS, "metric 'auroc': medd's own report has this name already"),
+        ("groups", LOG_LOSS, "metric 'groups': medd's own report has this name already"),
+        ("broken", "return 1 / 0", "metric 'broken' raised ZeroDivisionError"),
+    ],
+)
+def test_a_plugins_figure_that_cannot_be_used_is_named(home, pictures, name, body, reason):
+    add_metric(home, name, body)
+    result = run(pictures, "--model", "stub/1", "--home", home)
+    assert isinstance(result.exception, PluginError)
+    assert reason in str(result.exception)
 
 
 def test_scores_are_those_of_serving(home, pictures):
