@@ -243,7 +243,7 @@ def fill(database: Database, count: int) -> None:
     make_studies(database)
 
 
-def commit(args, where: str, scratch: Path, server: str, known, model, manager) -> None:
+def commit(args, where: str, scratch: Path, server: str, known, model) -> None:
     film = prepare(radiograph(0, size=256), model.bundle.preprocess)
     assert isinstance(film, Input)
     counts = sorted({count for count in (1000, 100_000, args.rows) if count <= args.rows})
@@ -258,7 +258,7 @@ def commit(args, where: str, scratch: Path, server: str, known, model, manager) 
                 upgrade(database)
                 fill(database, count)
                 least[count] = smallest(database)
-                ledgers[count] = Ledger(database, known, model, manager, film)
+                ledgers[count] = Ledger(database, known, model, film)
                 stack.callback(ledgers[count].close)
                 print(f"{name}: {count} rows", file=sys.stderr)
             taken: dict[int, Rounds] = defaultdict(lambda: defaultdict(list))
@@ -301,7 +301,7 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="medd-bench-", dir=args.scratch))
     scratch.chmod(0o711)  # PostgreSQL's user must reach its folder in it
     known = settings.load(scratch / "home")
-    model, manager = pipeline.load_model(known)
+    model, _ = pipeline.load_model(known)
     folder = next(Path(films.ROOT, "plugins").glob(f"*/bundles/{model.bundle.ref.replace('/', '-')}"))
     where = f"Median (lowest–highest) of {args.rounds} interleaved rounds. {machine(args.scratch)}."
     try:
@@ -318,7 +318,7 @@ def main() -> None:
             if "predict" in wanted:
                 predict(args, where, model, folder)
             if "commit" in wanted:
-                commit(args, where, scratch, server, known, model, manager)
+                commit(args, where, scratch, server, known, model)
     finally:
         shutil.rmtree(scratch)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
+from medd import hookspecs, plugins
 from medd.classify.classifier import Input, LoadedModel
 from medd.classify.stage import ClassifyStage
 from medd.queue.base import CLASSIFY
@@ -31,19 +32,18 @@ class Ledger:
         database: Where; its schema is there.
         settings: Of the worker and the spool.
         model: Whose results are committed.
-        manager: The plugins.
         film: What every film is taken to look like.
     """
 
-    def __init__(
-        self, database: Database, settings: "Settings", model: LoadedModel, manager: pluggy.PluginManager, film: Input
-    ) -> None:
+    def __init__(self, database: Database, settings: "Settings", model: LoadedModel, film: Input) -> None:
         self.database = database
         self._token, self._numbers = secrets.randbelow(10**9), itertools.count(1)
         # A spool of its own: no job of anybody else is claimed.
         self._spool = secrets.token_hex(16)
         self._inserter = InstanceInserter(database, CLASSIFY, self._spool)
         self._queue = SqlQueue(database, "plan", settings.worker.lease_s, spool=self._spool)
+        manager = pluggy.PluginManager(plugins.GROUP)  # without any plugin: none may hear of a finding that is made up
+        manager.add_hookspecs(hookspecs)
         self._stage = ClassifyStage(
             model, Spool(settings.home), self._queue, manager, lambda orders: [[film] for _ in orders]
         )

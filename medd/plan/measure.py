@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: Associations at one time where the receiver's rate is measured.
 _SENDERS = 4
 _READY_S = 60
+#: `medd` without the plugins that are installed: what they are told of films is true.
+_BARE = "from importlib import metadata; metadata.entry_points = lambda **_: (); from medd.cli.main import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def measure(
     from medd import pipeline
     from medd.load.images import Images, Mix
 
-    model, manager = pipeline.load_model(settings, folder)
+    model, _ = pipeline.load_model(settings, folder)
     cores = _cores(settings.worker.threads)
     images = list(Images(Mix(size, transfer_syntax)).make(2 * effort.films + 1))
     with _scratch(settings.home) as scratch:
@@ -79,7 +81,7 @@ def measure(
         files = sorted((home / "spool").glob("??/*.dcm"))
         decoded = _decode(files, model, settings, cores, effort)
         singles, full = _predict(model, decoded.made, settings.worker.batch_size, effort)
-        ledger = Ledger(_fresh(home / "rows.db"), settings, model, manager, decoded.made[0])
+        ledger = Ledger(_fresh(home / "rows.db"), settings, model, decoded.made[0])
         with closing(ledger):
             empty = _bytes(ledger.database)
             insert_s = [ledger.insert(1) for _ in range(8 * settings.worker.batch_size)]
@@ -155,7 +157,7 @@ def _receiver(home: Path) -> "Iterator[tuple[tuple[str, int], int]]":
     """A receiver in a process of its own: where it listens, and its process id."""
     (home / "medd.toml").write_text('[listener]\nport = 0\n[log]\nlevel = "ERROR"\n')
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEDD_")}
-    command = [sys.executable, "-m", "medd", "serve", "--only", "receive", "--home", str(home)]
+    command = [sys.executable, "-c", _BARE, "serve", "--only", "receive", "--home", str(home)]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -67,7 +67,31 @@ def test_too_few_hosts_are_told_as_such(home: Home, costs: str):
     assert "a film alone takes" in home.refused("plan", "--costs", costs, "--wait-s", 0.01)
 
 
-def test_what_films_cost_is_measured_with_the_real_stages(tmp_path: Path):
+PAGER = """
+from pathlib import Path
+
+from medd import hookimpl
+
+@hookimpl
+def instance_received(instance):
+    Path(__file__).with_name("heard").write_text("a film")
+
+@hookimpl
+def explain_prediction(prediction):
+    Path(__file__).with_name("heard").write_text("a finding")
+"""
+
+
+def test_what_films_cost_is_measured_with_the_real_stages_and_no_plugin_hears_of_them(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    site = tmp_path_factory.mktemp("site")
+    (site / "pager.py").write_text(PAGER)
+    (site / "pager-1.dist-info").mkdir()
+    (site / "pager-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: pager\nVersion: 1\n")
+    (site / "pager-1.dist-info" / "entry_points.txt").write_text("[medd]\npager = pager\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site))
     # The home is not made: whose it is to be is not ours to say.
     wanted = Settings(home=tmp_path / "not" / "yet", worker=WorkerSettings(threads=1))
     found = measure(wanted, 128, "rle", Effort(films=4, repeat_s=0.05))
@@ -78,6 +102,7 @@ def test_what_films_cost_is_measured_with_the_real_stages(tmp_path: Path):
     assert 500 < found.row_bytes < 20_000
     assert found.commit_s < found.commit_one_s
     assert list(tmp_path.iterdir()) == []
+    assert not (site / "heard").exists()
 
 
 def test_the_model_to_be_measured_can_be_named(home: Home, tmp_path: Path):
