@@ -183,7 +183,7 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 def threshold_for(truth: NDArray[np.bool_], score: NDArray[np.floating], sensitivity: float) -> float:
     """Choose the highest threshold, in steps of 0.0001, at which at least this share of the findings is positive."""
     found = np.sort(score[truth])
-    may_miss = int((1 - sensitivity) * len(found))
+    may_miss = math.floor((1 - sensitivity) * len(found) + 1e-9)  # (1 - 0.9) * 10 is a little less than 1
     return math.floor(float(found[may_miss]) * 10_000) / 10_000
 
 

@@ -95,5 +95,12 @@ def test_the_threshold_is_the_highest_that_reaches_the_goal(goal):
     assert metrics.figures(truth, score, threshold + 1e-4)["sensitivity"] < goal
 
 
+@pytest.mark.parametrize(("goal", "missed"), [(0.9, 1), (0.8, 2), (0.95, 0)])
+def test_of_ten_findings_as_many_are_missed_as_may_be(goal, missed):
+    score = np.arange(1, 11) / 16
+    threshold = metrics.threshold_for(np.ones(10, bool), score, goal)
+    assert np.count_nonzero(score < threshold) == missed
+
+
 def test_the_goal_of_one_finds_every_finding():
     assert metrics.threshold_for(TRUTH, SCORE, 1.0) == 0.3
