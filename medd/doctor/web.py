@@ -17,10 +17,11 @@ def check_web(settings: Settings) -> Iterator[Finding]:
     """Whether the port is free or ours, who may log in, and whether what crosses the network is encrypted."""
     wanted = settings.web
     service = pipeline.find_services(settings).get("web")
-    if not wanted.enabled:
-        yield Finding(State.OK, "web", "switched off")
+    runs_apart = not wanted.enabled and stage_runs(settings, "web")
+    if not (wanted.enabled or runs_apart):
+        yield Finding(State.OK, "web", "switched off, but for `medd serve --only web`")
         return
-    if service is None or not service.is_wanted(settings):
+    if not runs_apart and (service is None or not service.is_wanted(settings)):
         yield Finding(State.OK, "web", "the extra is not installed")
         return
     yield _check_port(settings)

@@ -11,7 +11,7 @@ from medd.settings.base import Section, TlsSettings
 class WebSettings(Section):
     """``[web]``: the reading room in the browser, and the interfaces of other programs."""
 
-    #: Whether `medd serve` runs it.
+    #: Whether `medd serve` runs it; `medd serve --only web` does in any case.
     enabled: bool = True
     #: Whether who comes must log in. Without it everybody is an administrator, and only this machine can be served.
     login: bool = False
@@ -39,9 +39,10 @@ class WebSettings(Section):
     @field_validator("host", "allowed_hosts", "trusted_proxies")
     @classmethod
     def _is_guarded(cls, value: Any, info: ValidationInfo) -> Any:
-        # By another address, another name or a proxy others than the one before this machine come in.
+        # By another address, another name or a proxy others than the one before this machine come in. `enabled` says
+        # nothing of that: `medd serve --only web` serves whatever it is.
         near = is_loopback(value) if info.field_name == "host" else not value
-        if info.data.get("enabled", True) and not info.data.get("login", True) and not near:
+        if not info.data.get("login", True) and not near:
             raise ValueError("only this machine is served without log-in; set web.login = true, see `medd users`")
         return value
 

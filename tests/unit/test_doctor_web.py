@@ -39,7 +39,12 @@ def test_a_free_port_and_this_machine_alone_are_fine(home):
 
 
 def test_pages_that_are_switched_off_or_not_installed_are_not_looked_at(home, monkeypatch):
-    assert look(home, enabled=False)["web"].found == "switched off"
+    assert look(home, enabled=False)["web"].found == "switched off, but for `medd serve --only web`"
+    lock = supervisor.lock_stage(loaded(home), "web")
+    try:
+        assert "web login" in look(home, enabled=False), "which runs here"
+    finally:
+        os.close(lock)
     monkeypatch.setattr("medd_web._NEEDED", ("no_such_module",))
     assert look(home)["web"].found == "the extra is not installed"
 

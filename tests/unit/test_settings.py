@@ -98,6 +98,7 @@ def test_absolute_database_path_stays(home):
         ("[worker]\nprocesses = 0", "worker.processes"),
         ("[[inbox]]\nafter = 'burn'", "inbox.0.after: .* Received: 'burn'"),
         ("[log]\nlevel = 'LOUD'", "log.level"),
+        ("[web]\nenabled = false\nhost = '0.0.0.0'", "web.host: .*set web.login = true"),  # `--only web` serves it
         ("[listener\nport = 1", "cannot be read as TOML"),
         ("listener = 5", "listener"),
     ],
