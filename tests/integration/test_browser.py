@@ -184,6 +184,10 @@ def test_all_of_it_can_be_done_by_keys_alone(browser, ward):  # noqa: F811
                 press(key)
             visit.settle()
             assert visit.picture() != before
+        # Held down, a key goes on moving; it reads no study after study that nobody has seen.
+        held = """key => !document.body.dispatchEvent(
+            new KeyboardEvent("keydown", { key, repeat: true, cancelable: true, bubbles: true }))"""
+        assert [key for key in "nmacdzh+-" if page.evaluate(held, key)] == ["+", "-"]
         press("f")
         visit.settle()
         assert visit.picture() == before

@@ -26,6 +26,9 @@
   const isTyping = (element) =>
     element.isContentEditable || element.matches("textarea, select, input:not([type=checkbox], [type=radio], [type=range])");
 
+  /** What does no more each time than move what is looked at: held down, it goes on. All else waits for the next press. */
+  const goesOn = (key) => key.startsWith("Arrow") || ["+", "=", "-", "j", "k"].includes(key);
+
   const show = () => dialog.open || dialog.showModal();
   document.getElementById("help").addEventListener("click", show);
 
@@ -41,6 +44,7 @@
         show();
         return;
       }
+      if (event.repeat && !goesOn(event.key)) return;
       const command = commands[event.shiftKey && event.key.length > 1 ? `Shift+${event.key}` : event.key];
       if (command && command(event) !== false) event.preventDefault();
     });
