@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from medd import stuck
-from medd.errors import StoreAway, TransientError
+from medd.errors import TransientError
 from medd.queue.sql import SqlQueue
 from medd.records import Job
 
@@ -24,6 +24,9 @@ class Stage(Protocol):
 
         Work and commit are apart because a database that is away must not cost work that is done: the commit alone is
         tried again.
+
+        Raises:
+            TransientError: Nothing is said of any job: it is asked again with the same ones, and none has lost a try.
         """
 
     def bury(self, instance_ids: Sequence[int]) -> None:
@@ -89,7 +92,7 @@ class Worker:
                     with stuck.bounded("a batch"):
                         commit = self._stage.handle(jobs)
                     break
-                except StoreAway as error:
+                except TransientError as error:  # of what is around the images, each of which has an answer of its own
                     log.warning("images wait: %s", error, extra={"event": "worker.waiting", "count": len(jobs)})
                     if self._stop.wait(AWAY_S):
                         return

@@ -12,8 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from medd.errors import TransientError
+from medd.queue import worker
 from medd.queue.base import CLASSIFY, MAX_BACKOFF_S, JobState, backoff_s
 from medd.queue.sql import SqlQueue
+from medd.queue.worker import Worker
 from medd.store.database import Database
 from medd.store.inserts import InstanceInserter
 from medd.store.repository import record_predictions
@@ -392,6 +395,31 @@ def test_killed_workers_jobs_are_done_by_the_others_and_none_twice(database):
     with database.read() as connection:
         scored = list(connection.scalars(sa.select(prediction.c.instance_id)))
     assert Counter(scored) == Counter(ids)
+
+
+def test_a_worker_whose_surroundings_fail_keeps_what_it_has_in_hand_and_costs_no_try(database, monkeypatch):
+    monkeypatch.setattr(worker, "AWAY_S", 0.01)
+    ids = add_jobs(database, 6)
+    queue = SqlQueue(database, "worker")
+    seen = []
+
+    class Shaken:
+        def handle(self, jobs):
+            seen.append([one.instance_id for one in jobs])
+            if len(seen) < 3:
+                raise TransientError("no process for decoding: it does not start")
+
+            def commit():
+                finish(queue, jobs)
+                one.stop()
+
+            return commit
+
+    one = Worker(queue, CLASSIFY, Shaken(), batch_size=2, poll_s=0.01)
+    one.run()
+    assert seen == [ids[:2]] * 3
+    assert queue.counts(CLASSIFY) == {**dict.fromkeys(JobState, 0), JobState.DONE: 2, JobState.PENDING: 4}
+    assert [read_job(database, id_).attempts for id_ in ids] == [1, 1, 0, 0, 0, 0]
 
 
 def test_result_and_acknowledgement_are_one_transaction(database):
