@@ -152,7 +152,7 @@ class Deliverer:
                 self._wake.clear()
                 try:
                     if fresh:
-                        self._deliveries.recover(own=True)
+                        self._deliveries.recover(own=True, give_up_after_s=self._give_up_after_s)
                         fresh = False
                     for lane in self._lanes.values():
                         self._claim(lane, pool)
@@ -273,7 +273,7 @@ class Deliverer:
         held = [one for lane in self._lanes.values() for one in lane.held()]
         if held:
             self._deliveries.extend(held)
-        self._deliveries.recover()
+        self._deliveries.recover(give_up_after_s=self._give_up_after_s)
 
     def _beat(self, interval_s: float, action: Callable[[], object]) -> None:
         while not self._ended.wait(interval_s):

@@ -28,6 +28,9 @@ from medd.store.tables import UtcDateTime, delivery, instance
 
 #: More than any moment of the outbox is ever set ahead, seconds.
 _FURTHEST_S = 7200.0
+#: Seconds to wait after a claim that was lost at the first try, the second, …: the first is nearly always a restart.
+_LOST_S = (0, 2, 4, 8, 16, 32, 64, 128)
+_LOST = "the deliverer died or fell silent"
 _FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 
 # A row that nobody has tried yet takes a late image along; one that was tried, or is being sent, gets a new revision.
@@ -152,8 +155,11 @@ class Deliveries:
         with self.database.write() as connection:
             connection.execute(delivery.update().where(ours).values(lease_until=from_now(self.database, self.lease_s)))
 
-    def recover(self, *, own: bool = False) -> int:
+    def recover(self, *, own: bool = False, give_up_after_s: float = 72 * 3600) -> int:
         """Give back what deliverers that fell silent had claimed; with `own`, an earlier life of this one.
+
+        The first time it is tried again at once, then later and later; what ended its deliverers for longer than
+        `give_up_after_s` seconds, the last time and the one before, is dead.
 
         It also mends moments further ahead than any is ever set, from before the clock was put back.
 
@@ -173,8 +179,17 @@ class Deliveries:
                 connection.execute(delivery.update().where(far).values(available_at=from_now(self.database, 0)))
         if not is_lost:
             return 0
-        back = delivery.update().where(lost).values(state=DeliveryState.PENDING, **_FREE)
+        # As a failure: what ends its deliverer again and again goes behind the others, and not for ever.
+        moments = [(d.attempts <= tries, from_now(self.database, wait_s)) for tries, wait_s in enumerate(_LOST_S, 1)]
+        values = {
+            "available_at": sa.case(*moments, else_=from_now(self.database, 2 * _LOST_S[-1])),
+            "failing_since": sa.func.coalesce(d.failing_since, from_now(self.database, 0)),
+            "error": _LOST,
+        }
+        hopeless = lost & (d.error == _LOST) & (d.failing_since < from_now(self.database, -give_up_after_s))
         with self.database.write() as connection:
+            connection.execute(delivery.update().where(hopeless).values(state=DeliveryState.DEAD, **_FREE))
+            back = delivery.update().where(lost).values(state=DeliveryState.PENDING, **values, **_FREE)
             return connection.execute(back).rowcount
 
     def finish(self, connection: Connection, claimed: Delivery) -> bool:
@@ -196,7 +211,7 @@ class Deliveries:
             TransientError: The database is away.
         """
         values = {"available_at": from_now(self.database, seconds), "attempts": delivery.c.attempts - 1}
-        self._give_back(claimed, DeliveryState.PENDING, values)
+        self._give_back(claimed, values)
 
     def retry(self, claimed: Delivery, error: str, seconds: float) -> None:
         """Give a delivery back after a failure that may pass.
@@ -206,19 +221,27 @@ class Deliveries:
         """
         failing_since = sa.func.coalesce(delivery.c.failing_since, from_now(self.database, 0))
         values = {"available_at": from_now(self.database, seconds), "error": error, "failing_since": failing_since}
-        self._give_back(claimed, DeliveryState.PENDING, values)
+        self._give_back(claimed, values)
 
     def bury(self, claimed: Delivery, error: str) -> None:
-        """Give a delivery up.
+        """Give a delivery up; a study that changed meanwhile waits again, as nobody has tried what it is now.
 
         Raises:
             TransientError: The database is away.
         """
-        self._give_back(claimed, DeliveryState.DEAD, {"error": error})
+        d = delivery.c
+        changed = d.revision > claimed.revision
+        values = {
+            "state": sa.case((changed, DeliveryState.PENDING.value), else_=DeliveryState.DEAD.value),
+            "attempts": sa.case((changed, 0), else_=d.attempts),
+            "failing_since": sa.case((changed, None), else_=d.failing_since),
+            "error": sa.case((changed, None), else_=error),
+        }
+        self._give_back(claimed, values)
 
-    def _give_back(self, claimed: Delivery, state: DeliveryState, values: dict[str, Any]) -> None:
+    def _give_back(self, claimed: Delivery, values: dict[str, Any]) -> None:
         with self.database.write() as connection:
-            values = {"state": state, **values, **_FREE}
+            values = {"state": DeliveryState.PENDING, **values, **_FREE}
             connection.execute(delivery.update().where(self._ours(claimed)).values(values))
 
     @staticmethod

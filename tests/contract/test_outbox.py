@@ -289,6 +289,36 @@ def test_a_late_image_brings_a_dead_delivery_back(ward):
     assert ward.states()[STUDY, "pacs"] == ("pending", 2)
 
 
+def test_an_image_that_comes_while_its_study_is_refused_is_tried(ward):
+    ward.score(ward.receive(1, study_instance_uid=STUDY))
+    [claimed] = ward.claim("pacs")
+    ward.score(ward.receive(2, study_instance_uid=STUDY))
+    ward.deliveries.bury(claimed, "refused")
+    assert ward.states()[STUDY, "pacs"] == ("pending", 2)
+    [again] = ward.claim("pacs")
+    assert (again.attempts, ward.deliveries.failing_s(again)) == (1, 0)
+    ward.deliveries.bury(again, "refused")
+    assert ward.states()[STUDY, "pacs"] == ("dead", 2)
+
+
+def test_what_ends_its_deliverer_each_time_goes_behind_the_others_and_is_dead_in_the_end(ward):
+    for number in (1, 2):
+        ward.score(ward.receive(number))
+    lives = [ward.claim("pacs", limit=1)[0]]
+    for _ in range(3):
+        assert ward.deliveries.recover(own=True) == 1
+        lives += ward.claim("pacs", limit=1)
+    assert [one.study for one in lives] == [STUDY, "1.2.1.2", STUDY, "1.2.1.2"]
+    assert ward.claim("pacs") == [], "both wait"
+    with ward.database.write() as connection:
+        d = delivery.c
+        connection.execute(delivery.update().where(d.study == STUDY).values(available_at=datetime.now(UTC)))
+    [last] = ward.claim("pacs", limit=1)
+    assert last.attempts == 3
+    assert ward.deliveries.recover(own=True, give_up_after_s=0) == 0
+    assert ward.states()[STUDY, "pacs"][0] == "dead"
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["at a start", "in the middle of work"])
 def test_a_clock_that_was_put_back_holds_no_delivery_up(ward, own):
     ward.score(ward.receive(1))
