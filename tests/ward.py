@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from pydicom import Dataset
 
-from medd.records import Attachment, Reason
+from medd.records import Attachment, Reason, Status
 from medd.store.repository import record_predictions, set_not_assessed
 from medd.store.tables import instance, job
 from medd.store.tally import refresh
@@ -91,6 +91,13 @@ class Ward:
         with self.database.write() as connection:
             self._finish(connection, id_)
             set_not_assessed(connection, id_, reason, detail, "stub/1")
+            refresh(connection, [id_])
+
+    def fail(self, id_: int) -> None:
+        """An image was tried too often."""
+        with self.database.write() as connection:
+            values = {"status": Status.FAILED, "reason": Reason.RETRIES_EXHAUSTED}
+            connection.execute(instance.update().where(instance.c.id == id_).values(values))
             refresh(connection, [id_])
 
     @staticmethod

@@ -61,13 +61,14 @@ def worklist(
     """
     from medd import DISCLAIMER, pipeline, settings
     from medd.store.studies import WorklistFilter, find_worklist
+    from medd.store.urgency import label_of
 
     wanted = WorklistFilter(parse_since(since), read=None if show_all else False)
     loaded = settings.load(home, config)
     database = pipeline.open_existing_database(loaded)
     with database.read() as connection:
         found = find_worklist(connection, wanted, datetime.now(UTC), loaded.worklist.max_wait, limit)
-    rows = ({name: row[name] for name in _WORKLIST_KEYS} for row in found)
+    rows = ({name: row[name] for name in _WORKLIST_KEYS} | {"label": label_of(row)} for row in found)
     write_rows(rows, _WORKLIST, style, _WORKLIST_SHOWN)
     if style is Format.TABLE:
         print(DISCLAIMER)

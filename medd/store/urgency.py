@@ -51,6 +51,16 @@ def urgency_of(band: int, probability: float | None, waiting_since: Any) -> tupl
     return band, 1.0 if probability is None else -probability, waiting_since
 
 
+def label_of(row: Mapping[str, Any]) -> str | None:
+    """What a study is called: None where no model judged all of it, as the label of one image would stand for the rest.
+
+    Args:
+        row: Its row, or at least its "label" and "band".
+    """
+    label: str | None = row["label"]
+    return None if BANDS[row["band"]] is Place.UNJUDGED else label
+
+
 def place_of(row: Mapping[str, Any], now: datetime, max_wait: timedelta | None) -> Place:
     """Why a study stands where it stands.
 

@@ -81,7 +81,8 @@ def priority(row: Mapping[str, Any], now: datetime) -> tuple[str, str, str]:
         A word, the class of its badge, and a sentence.
     """
     if row["place"] == Place.OVERDUE:
-        return "Overdue", "overdue", f"unread for {ago(row['waiting_since'], now)}"
+        said = f"unread for {ago(row['waiting_since'], now)}", incomplete(row)
+        return "Overdue", "overdue", "; ".join(filter(None, said))
     if row["place"] == Place.READ:
         return "Read", "waiting", f"by {row['read_by']}, {ago(row['read_at'], now)} ago"
     if row["place"] == Place.FINDING:

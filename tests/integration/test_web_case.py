@@ -177,6 +177,12 @@ def test_other_studies_of_the_patient_are_listed_newest_first(ward):
     page = get(ward).text
     assert re.findall(r"study=(1\.2\.\d)\"", page) == ["1.2.3", "1.2.2"]
     assert "Below 0.200" in words(page)
+    ward.fail(ward.film(6, StudyInstanceUID="1.2.2", patient_id="P"))
+    page = words(get(ward).text)
+    assert "Failed 1 of 2 images failed: tried too often" in page
+    assert "Below" not in page.partition("Other studies")[2]
+    [row] = ward.web.client.get("/api/v1/studies?status=failed").json()["items"]
+    assert (row["place"], row["probability"], row["label"]) == ("overdue", 0.2, None)
     ward.film(5, 0.9, StudyInstanceUID="1.2.5", patient_id=" ")
     assert "Other studies" not in get(ward, "1.2.5").text
 

@@ -73,7 +73,12 @@ def test_the_most_urgent_stands_first_and_each_row_says_why(ward):
     ward.refuse(ward.film(5, patient_id="STRANGE"))
     ward.film(6, 0.99, patient_id="SURE")
     ward.film(7, 0.1, patient_id="LATE", minutes_ago=241)
+    late = {"patient_id": "LATE, FAILED", "StudyInstanceUID": "1.2.9"}
+    ward.film(8, 0.1, minutes_ago=250, **late)
+    ward.fail(ward.film(9, **late))
     rows = {row[2]: row for row in Rows(get(ward)).texts()}
+    said = "Overdue unread for 4 h 10 min; 1 of 2 images failed: tried too often"
+    assert rows.pop("LATE, FAILED")[0] == said
     assert list(rows) == ["LATE", "SURE", "FINDING", "WAITS", "SIDE", "STRANGE", "BELOW"]
     assert [(row[0], row[1]) for row in rows.values()] == [
         ("Overdue unread for 4 h 1 min", "0.100"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from medd.records import Status
 from medd.store.repository import ResultFilter, find_results
 from medd.store.studies import After, WorklistFilter, find_study, find_worklist
-from medd.store.urgency import Place, place_of
+from medd.store.urgency import Place, label_of, place_of
 from medd_web import audit
 from medd_web.api.listing import (
     Instant,
@@ -64,7 +64,9 @@ class Study(BaseModel):
         "threshold, or read."
     )
     instance_id: int = Field(description="The image that decides.", examples=[17])
-    label: str | None = Field(examples=["PNEUMONIA"])
+    label: str | None = Field(
+        description="Null where there is neither a finding nor a judgement of the whole study.", examples=["PNEUMONIA"]
+    )
     positive: bool | None
     probability: float | None = Field(examples=[0.93])
     threshold: float | None = Field(examples=[0.48])
@@ -113,7 +115,7 @@ def list_studies(
         now, after = (place[0], After(place[1], place[2:])) if place else (first, None)
         with context.database.read() as connection:
             rows = find_worklist(connection, fits, now, max_wait, limit, after=after)
-        return [row | {"now": now} for row in rows]
+        return [row | {"now": now, "label": label_of(row)} for row in rows]
 
     def behind(row: Any) -> tuple[Any, ...]:
         after = After.of(row)
@@ -139,4 +141,5 @@ def show_study(
         images = ResultFilter(study=uid) if uid else ResultFilter(instance_id=row["instance_id"])
         results = list(find_results(connection, images))
     audit.record(context, request, user, audit.Action.CASE_SEEN, study=study)
-    return row | {"place": place_of(row, datetime.now(UTC), context.settings.worklist.max_wait), "results": results}
+    place = place_of(row, datetime.now(UTC), context.settings.worklist.max_wait)
+    return row | {"place": place, "label": label_of(row), "results": results}

@@ -268,6 +268,22 @@ def test_worklist_leaves_out_what_was_read(filled):
     assert [row["place"] for row in filled.json("worklist", "--all")] == ["overdue", "unjudged", "unjudged", "read"]
 
 
+def test_a_study_of_which_an_image_failed_has_no_label_but_for_a_finding(filled):
+    def labels() -> dict[str, str | None]:
+        return {row["patient_id"]: row["label"] for row in filled.json("worklist", "--since", "30d")}
+
+    assert labels() == {"P0": "NORMAL", "P1": "PNEUMONIA", "P2": "PNEUMONIA", "P3": None, "P4": None}
+    database = filled.database()
+    for scored in ("1.2.1.0", "1.2.1.1"):
+        with database.write() as connection:
+            connection.execute(instance.update().where(instance.c.patient_id == "P3").values(study_instance_uid=scored))
+            connection.execute(sa.text("DELETE FROM study"))
+            refresh(connection, None)
+        assert labels()["P0"] == (None if scored == "1.2.1.0" else "NORMAL")
+        assert labels()["P1"] == "PNEUMONIA"
+    database.close()
+
+
 def test_columns_of_the_worklist_stand_where_scripts_look_for_them(filled):
     header = filled.medd("worklist", "--format", "csv")[0].splitlines()[0]
     assert header == (
