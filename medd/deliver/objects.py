@@ -95,7 +95,7 @@ class ReportObjects:
     def _picture(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset:
         lines = self._lines(prediction)
         pixels = capture(load(image.path, image.media_type), prediction, lines)
-        return secondary_capture(source, image, prediction, pixels, ". ".join(lines[:2]))
+        return secondary_capture(source, image, prediction, pixels, ". ".join(lines[:-1]))
 
     def _state(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset | None:
         return presentation_state(source, image, prediction, self._lines(prediction))

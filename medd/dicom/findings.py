@@ -81,8 +81,13 @@ def private_code(text: str, meaning: str = "") -> Code:
 
 
 def captions(prediction: Prediction, codes: Mapping[str, Code]) -> tuple[str, ...]:
-    """All that is written on a picture: what the prediction says, and what it is not for."""
-    return (*lines_of(prediction, finding_of(prediction, codes)), DISCLAIMER)
+    """All that is written on a picture: what the prediction says, what to doubt about it, and what it is not for."""
+    return (*lines_of(prediction, finding_of(prediction, codes)), *doubts(prediction), DISCLAIMER)
+
+
+def doubts(prediction: Prediction) -> tuple[str, ...]:
+    """What its flags say, a line for each."""
+    return tuple(f"To be doubted: {plain(flag, 64)}" for flag in prediction.flags)
 
 
 def shows_heat(prediction: Prediction) -> bool:
@@ -98,16 +103,24 @@ def lines_of(prediction: Prediction, finding: Finding) -> tuple[str, str]:
 
     The comparison stands beside the finding, so that nobody reads the one without the other.
     """
-    held = prediction.probability
-    # As many digits as it takes for what is just below a threshold not to read the same as the threshold.
-    digits = next((n for n in (3, 4, 5) if f"{held:.{n}f}" != f"{prediction.threshold:.{n}f}"), 6)
-    comparison = "at or above" if prediction.positive else "BELOW"
-    total = f" (all findings {held:.{digits}f})" if finding.one_of_many else ""
+    digits = digits_of(prediction)
+    total = f" (all findings {prediction.probability:.{digits}f})" if finding.one_of_many else ""
     probability = f"{_shown(finding)}   p = {finding.probability:.{digits}f}{total}"
     return (
-        f"{probability}, {comparison} threshold {prediction.threshold:.{digits}f}",
+        f"{probability}, {comparison_of(prediction)} {prediction.threshold:.{digits}f}",
         f"Model {plain(prediction.model, 64)}",
     )
+
+
+def comparison_of(prediction: Prediction) -> str:
+    """On which side of the threshold its probability is."""
+    return "at or above threshold" if prediction.positive else "BELOW threshold"
+
+
+def digits_of(prediction: Prediction) -> int:
+    """As many decimals as it takes for what is just below a threshold not to read the same as the threshold."""
+    held, threshold = prediction.probability, prediction.threshold
+    return next((n for n in (3, 4, 5) if f"{held:.{n}f}" != f"{threshold:.{n}f}"), 6)
 
 
 def _shown(finding: Finding) -> str:

@@ -12,7 +12,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from medd import DISCLAIMER, __version__
 from medd.dicom.derived import PRIVATE_SCHEME, begin, derive_uid, dicom_date, dicom_time, finish, plain
-from medd.dicom.findings import Code, finding_of, lines_of, private_code
+from medd.dicom.findings import Code, doubts, finding_of, lines_of, private_code
 from medd.dicom.source import lenient, local_time
 from medd.records import ImageResult, Prediction, Status, StudyReport
 
@@ -178,8 +178,8 @@ def _scored(number: int, image: ImageResult, prediction: Prediction, codes: Mapp
     )
     group[0].ContentSequence.append(_text(_LABEL, finding.label))
     group[0].ContentSequence.append(_text(_COMMENT, ". ".join(lines_of(prediction, finding))))
-    for flag in prediction.flags:
-        group[0].ContentSequence.append(_text(_COMMENT, f"To be doubted: {flag}"))
+    for doubt in doubts(prediction):
+        group[0].ContentSequence.append(_text(_COMMENT, doubt))
     return group
 
 

@@ -62,7 +62,8 @@ class Hl7Destination(Destination):
             answer = self._exchange(message.encode())
             code = read_acknowledgement(answer, control_id(report))
         except ssl.SSLCertVerificationError as error:
-            raise PeerRefused(f"{self.name}: the certificate is not trusted: {error.verify_message}") from error
+            # As with a PACS: an expired one is renewed, and all that waits is still to be sent then.
+            raise TransientError(f"{self.name}: its certificate is not trusted: {error.verify_message}") from error
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise TransientError(f"{self.name}: no acknowledgement: {what}") from error

@@ -2,8 +2,10 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from medd import DISCLAIMER
+from medd.dicom.findings import comparison_of, digits_of, finding_of
 from medd.records import ImageResult, StudyReport
 
 #: HL7 2.5.1, section 2.7.1: how the separators are written inside a field.
@@ -66,13 +68,24 @@ def _observations(image: ImageResult) -> list[tuple[str, str, str, str]]:
     if one is None:
         why = f"not assessed: {image.reason or 'still waiting'}"
         return [*told, ("ST", "MEDD-STATUS^Assessment^99MEDD", escape(why), "")]
-    return [
-        *told,
-        ("ST", "MEDD-LABEL^Label^99MEDD", escape(one.label), ""),
-        ("NM", "MEDD-PROBABILITY^Probability of the finding^99MEDD", f"{100 * one.probability:.1f}", "%"),
-        ("NM", "MEDD-THRESHOLD^Threshold^99MEDD", f"{100 * one.threshold:.1f}", "%"),
+    finding, digits = finding_of(one, {}), digits_of(one)
+
+    def percent(probability: float) -> str:
+        return f"{Decimal(f'{probability:.{digits}f}').scaleb(2):f}"
+
+    told += [
+        # Never the label of what is no finding: below the threshold is all that is known then.
+        ("ST", "MEDD-FINDING^Finding^99MEDD", escape(finding.label), ""),
+        ("NM", "MEDD-PROBABILITY^Probability of the finding^99MEDD", percent(finding.probability), "%"),
+    ]
+    if finding.one_of_many:
+        told.append(("NM", "MEDD-TOTAL^Probability of all findings^99MEDD", percent(one.probability), "%"))
+    told += [
+        ("NM", "MEDD-THRESHOLD^Threshold^99MEDD", percent(one.threshold), "%"),
+        ("ST", "MEDD-COMPARISON^Beside the threshold^99MEDD", comparison_of(one), ""),
         ("ST", "MEDD-MODEL^Model^99MEDD", escape(one.model), ""),
     ]
+    return told + [("ST", "MEDD-FLAG^To be doubted^99MEDD", escape(flag), "") for flag in one.flags]
 
 
 def _time(moment: datetime) -> str:

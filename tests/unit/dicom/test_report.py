@@ -282,6 +282,11 @@ def test_label_in_other_letters_is_shown_by_what_its_code_means(codes, expected)
     assert captions(said, codes)[0].startswith(expected)
 
 
+def test_what_is_to_be_doubted_stands_above_what_it_is_not_for():
+    said = captions(prediction(flags=("age_outside_training",)), CODES)
+    assert said[2:] == ("To be doubted: age_outside_training", DISCLAIMER)
+
+
 def test_what_is_just_below_a_threshold_does_not_read_like_the_threshold():
     said = prediction(probability=0.48489)
     line = lines_of(said, finding_of(said, CODES))[0]

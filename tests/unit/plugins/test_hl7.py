@@ -1,10 +1,12 @@
 """HL7 v2 over MLLP, against a real socket and an independent parser."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import hl7
 import pytest
@@ -13,6 +15,7 @@ from medd import DISCLAIMER, settings
 from medd.errors import PeerRefused, TransientError
 from medd_hl7.destination import Hl7Destination
 from medd_hl7.message import build, escape, read_acknowledgement
+from tests.rows import prediction_of
 from tests.support import free_port
 from tests.unit.deliver.conftest import report  # noqa: F401
 
@@ -105,6 +108,36 @@ def test_the_same_report_is_the_same_message(report):  # noqa: F811
     assert build(report, **SIDES) == build(report, **SIDES)
 
 
+def observed(report, **prediction: object) -> list[tuple[str, str]]:  # noqa: F811
+    """The observations of the report's first image, had it this prediction."""
+    first = replace(report.images[0], prediction=prediction_of(1, **prediction))
+    segments = hl7.parse(build(replace(report, images=(first,)), **SIDES)).segments("OBX")
+    return [(str(one[3]).split("^")[0], str(one[5])) for one in segments][2:]
+
+
+def test_what_is_below_the_threshold_is_said_to_be_just_that_and_reads_like_it(report):  # noqa: F811
+    assert observed(report, probability=0.49996, flags=("age_outside_training",)) == [
+        ("MEDD-FINDING", "PNEUMONIA"),
+        ("MEDD-PROBABILITY", "49.996"),
+        ("MEDD-THRESHOLD", "50.000"),
+        ("MEDD-COMPARISON", "BELOW threshold"),
+        ("MEDD-MODEL", "stub/1"),
+        ("MEDD-FLAG", "age_outside_training"),
+    ]
+
+
+def test_of_several_findings_the_threshold_is_for_their_sum(report):  # noqa: F811
+    said = {"NORMAL": 0.4, "VIRAL": 0.2, "BACTERIAL": 0.4}
+    told = observed(report, probability=0.6, probabilities=said, findings=("VIRAL", "BACTERIAL"))
+    assert told[:5] == [
+        ("MEDD-FINDING", "BACTERIAL"),
+        ("MEDD-PROBABILITY", "40.0"),
+        ("MEDD-TOTAL", "60.0"),
+        ("MEDD-THRESHOLD", "50.0"),
+        ("MEDD-COMPARISON", "at or above threshold"),
+    ]
+
+
 def test_control_characters_end_no_segment():
     assert escape("a\rOBX|1\x0b\x1c") == "a\\X0D\\OBX\\F\\1"
 
@@ -177,6 +210,16 @@ def test_what_acknowledges_nothing_is_tried_again(tmp_path, receiver, report):  
 def test_a_receiver_that_is_away_is_waited_for(tmp_path, report):  # noqa: F811
     with pytest.raises(TransientError, match="no acknowledgement"):
         send(tmp_path, free_port(), report)
+
+
+def test_a_receiver_whose_certificate_has_expired_is_waited_for(tmp_path, report, monkeypatch):  # noqa: F811
+    def expired(*_args: object) -> str:
+        raise ssl.SSLCertVerificationError
+
+    monkeypatch.setattr(Hl7Destination, "_exchange", expired)
+    monkeypatch.setattr(ssl.SSLCertVerificationError, "verify_message", "certificate has expired", raising=False)
+    with pytest.raises(TransientError, match="certificate has expired"):
+        send(tmp_path, 1, report)
 
 
 def test_an_acknowledgement_of_another_message_is_none():
