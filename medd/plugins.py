@@ -17,7 +17,7 @@ import pluggy
 from medd import hookspecs, stuck
 from medd.errors import PluginError
 from medd.hookspecs import ClassifierSpec, Metric, Service, ServiceSpec
-from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Verdict, is_storable
+from medd.records import Attachment, InstanceHeader, ModelVersion, Objection, Prediction, Reason, Verdict, is_storable
 
 if TYPE_CHECKING:  # `medd --help` loads this module, and must load nothing heavy with it
     import numpy as np
@@ -186,7 +186,14 @@ def admit(manager: pluggy.PluginManager, header: InstanceHeader) -> Verdict:
         raise PluginError(f"plugin: admit_instance raised {type(error).__name__}") from error
     if not isinstance(verdict, Verdict):
         raise PluginError(f"plugin: admit_instance gives a Verdict or None. Received: {type(verdict).__name__}")
-    return verdict
+    # Here, as the database, or whoever reads the row, would fail with all that is committed together.
+    try:
+        reason = None if verdict.reason is None else Reason(verdict.reason)
+    except ValueError as error:
+        raise PluginError("plugin: a Verdict's reason is a word of medd.records.Reason, or None") from error
+    if not isinstance(verdict.detail, str) or not is_storable(verdict.detail):
+        raise PluginError("plugin: a Verdict's detail is text in UTF-8 without NUL")
+    return verdict if reason is verdict.reason else replace(verdict, reason=reason)
 
 
 def review(manager: pluggy.PluginManager, candidate: ModelVersion, champion: ModelVersion | None) -> list[Objection]:

@@ -178,6 +178,30 @@ def test_strangers_plugin_can_admit_what_the_built_in_gate_would_refuse(folder):
     assert hook(header=InstanceHeader(MediaType.DICOM, modality="CT")).reason is None
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict("training_room", "the training room"),
+        Verdict(["not_chest"]),
+        Verdict(Reason.NOT_CHEST, "a\0b"),
+        Verdict(detail="\udc80"),
+        Verdict(detail=None),
+        "not_chest",
+    ],
+)
+def test_verdict_that_no_row_can_hold_is_its_plugins_failure(verdict):
+    manager = load_plugins(builtin=(admission,))
+    manager.register(_plugin(admit_instance=lambda: verdict), "careless")
+    with pytest.raises(PluginError, match=r"Verdict"):
+        plugins.admit(manager, InstanceHeader(MediaType.DICOM))
+
+
+def test_verdict_may_spell_its_reason():
+    manager = load_plugins(builtin=(admission,))
+    manager.register(_plugin(admit_instance=lambda: Verdict("not_chest")), "speller")
+    assert plugins.admit(manager, InstanceHeader(MediaType.DICOM)).reason is Reason.NOT_CHEST
+
+
 def _plugin(**functions) -> ModuleType:
     module = ModuleType("told")
     for name, function in functions.items():
