@@ -31,6 +31,9 @@ _READY = "ready"
 #: For glibc (mallopt(3)): buffers of a film's size are kept for the next film, the second figure beyond what is in
 #: use at most. Fetched anew they cost a page fault for every 4 KiB: 17 of 25 ms of an uncompressed film of 2048 × 2048.
 _KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+#: One item is the work of one core. OpenBLAS, which NumPy and OpenCV each bring, would start a thread for every core at
+#: the import: on 16 cores 496 threads that do nothing.
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Isolated:
@@ -113,7 +116,7 @@ class _Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "medd.imaging.isolated", *limits],
                 pass_fds=(theirs.fileno(),),
-                env=os.environ | _KEEP,
+                env=os.environ | _KEEP | _ALONE,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # Not the terminal's Ctrl-C: whoever holds the other end of the pipe decides.

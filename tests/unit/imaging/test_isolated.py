@@ -50,6 +50,7 @@ def test_results_come_in_the_order_of_the_items(isolated):
 
 def test_work_is_done_in_other_processes(isolated):
     assert os.getpid() not in isolated.map([("pid", 0)] * 4)
+    assert {one.num_threads() for one in decoders()} == {1}, "one core each, whatever libraries start"
 
 
 def test_expected_errors_come_back_as_they_are(isolated):
