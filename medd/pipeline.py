@@ -74,7 +74,7 @@ def open_existing_database(settings: Settings) -> Database:
     """
     database = Database(settings.database_url)
     if database.file is not None and not database.file.is_file():
-        raise SettingsError(f"no database at {database.file}: nothing was received in this home yet")
+        raise SettingsError(f"no database at {database.file}: nothing was received there; --home names another")
     check_schema(database, create=False)
     return database
 

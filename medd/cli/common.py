@@ -9,13 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medd.errors import SettingsError
 from medd.rows import csv_cells, parse_since, plain
 
-__all__ = ["Config", "Format", "Home", "parse_since", "plain", "user_name", "write_rows"]
+if TYPE_CHECKING:
+    from medd.settings import Settings
+    from medd.store.database import Database
+
+__all__ = ["Config", "Format", "Home", "open_made_database", "parse_since", "plain", "user_name", "write_rows"]
 
 Home = Annotated[
     Path | None,
@@ -34,6 +39,28 @@ class Format(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
+
+
+def open_made_database(home: Path | None, loaded: "Settings") -> "Database":
+    """The database, made where it is not there yet; but only in a home that somebody named.
+
+    Whoever types a command in another folder than the daemon's would else make an empty home there, and be told that
+    all is well.
+
+    Args:
+        home: The option `--home`.
+        loaded: The settings.
+
+    Raises:
+        SettingsError: There is none, and nobody named the home; or as `medd.pipeline.open_database`.
+    """
+    from medd import pipeline
+
+    if home is not None or "MEDD_HOME" in os.environ:
+        return pipeline.open_database(loaded)
+    if not loaded.home.is_dir():
+        raise SettingsError(f"no home at {loaded.home}: --home or MEDD_HOME names one")
+    return pipeline.open_existing_database(loaded)
 
 
 def user_name() -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medd.cli.common import Config, Home
+from medd.cli.common import Config, Home, open_made_database
 
 
 def ingest(
@@ -24,7 +24,7 @@ def ingest(
     from medd.ingest.files import receive_paths
 
     loaded = settings.load(home, config)
-    intake = pipeline.build_intake(loaded, pipeline.open_database(loaded))
+    intake = pipeline.build_intake(loaded, open_made_database(home, loaded))
     counts = {"received": 0, "already there": 0, "not assessed": 0, "failed": 0}
     outcomes = track(receive_paths(paths, intake, priority), "ingest", disable=not sys.stderr.isatty(), transient=True)
     for path, outcome in outcomes:

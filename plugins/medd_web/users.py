@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medd.cli.common import Config, Format, Home, user_name, write_rows
+from medd.cli.common import Config, Format, Home, open_made_database, user_name, write_rows
 from medd.errors import SettingsError
 from medd.records import UserRole
 
@@ -48,7 +48,7 @@ def add(
 
     kept = checked(name)
     hashed = None if no_password else _hashed(kept, password_file)
-    with _changing(home, config, "user_changed", f"added {kept} as {role}") as connection:
+    with _changing(home, config, "user_changed", f"added {kept} as {role}", may_make=True) as connection:
         add_account(connection, kept, role, hashed)
     print(f"{kept} is a user with the role {role}")
 
@@ -208,12 +208,15 @@ def _change(name: str, action: str, what: str, home: Path | None, config: Path |
 
 
 @contextmanager
-def _changing(home: Path | None, config: Path | None, action: str, detail: str) -> "Iterator[Connection]":
+def _changing(
+    home: Path | None, config: Path | None, action: str, detail: str, *, may_make: bool = False
+) -> "Iterator[Connection]":
     """A transaction that leaves an event."""
     from medd import pipeline, settings
     from medd.store.audit import Event, add_event
 
-    database = pipeline.open_database(settings.load(home, config))
+    loaded = settings.load(home, config)
+    database = open_made_database(home, loaded) if may_make else pipeline.open_existing_database(loaded)
     try:
         with database.write() as connection:
             yield connection

@@ -48,6 +48,19 @@ def test_a_user_is_added_with_a_password_from_a_file(ann):
     assert "argon2" not in str(row)
 
 
+def test_no_home_is_made_that_nobody_named(home, monkeypatch, tmp_path):
+    monkeypatch.delenv("MEDD_HOME")
+    monkeypatch.chdir(tmp_path)
+    adding = ("users", "add", "ann", "--no-password")
+    for command in (adding, ("ingest", "."), ("users", "disable", "ann"), ("audit",)):
+        assert "--home" in home.refused(*command)
+    assert not (tmp_path / "medd-home").exists()
+    for command in (("users", "disable", "ann"), ("audit",)):
+        assert "no database at" in home.refused(*command, "--home", home.path)
+    home.medd(*adding, "--home", home.path)
+    home.medd("users", "disable", "ann", "--home", home.path)
+
+
 def test_a_password_comes_from_standard_input_too(home, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PASSWORD}\r\n"))
     home.medd("users", "add", "ann", "--password-file", "-")
