@@ -27,7 +27,6 @@ from medd.records import Job, MediaType
 from medd.registry.registry import check, find_spec, line_of_duty
 from medd.settings import Settings
 from medd.store.database import Database
-from medd.store.outbox import Outbox
 from medd.store.repository import locate
 from medd.store.spool import Spool
 
@@ -64,7 +63,7 @@ class _Actor:
         if self.spool.id != plan.spool:
             raise SettingsError(f"spool.path: {self.spool.root} is not the spool of the host that began the backfill")
         worker = plan.settings.worker
-        outbox = Outbox(spool=plan.spool)
+        outbox = pipeline.outbox_of(plan.settings, self.spool)
         self.queue = SqlQueue(self.database, plan.owner, worker.lease_s, worker.max_attempts, plan.spool, outbox)
 
 

@@ -1,8 +1,10 @@
 """What the hosts of a Ray cluster do, without a cluster."""
 
+import dataclasses
 import os
 import secrets
 import time
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +15,7 @@ from medd.backfill.actors import Decode, Plan, Predict, load_model, read_taken
 from medd.backfill.door import State, patiently
 from medd.backfill.source import Folder
 from medd.errors import ModelUnusable, SettingsError, TransientError
-from medd.store.tables import instance, job, prediction
+from medd.store.tables import delivery, instance, job, prediction
 from medd.testing import jpeg_radiograph, stub_bundle, write_stub_plugin
 from medd.testing.films import cheap_series
 
@@ -83,6 +85,23 @@ def test_a_task_that_is_done_again_at_any_point_doubles_nothing(plan, decode, pr
     predict(third)
     assert counted(decode, prediction.c.current) == {True: 4}
     assert {one.state for one in read_taken(third)} == {State.KNOWN}
+
+
+def test_a_live_image_that_it_holds_is_delivered_and_no_other(plan, monkeypatch):
+    monkeypatch.setattr(actors, "LIVE_WAIT_S", 0)
+    destinations = [settings.DestinationSettings(type="folder", name="archive")]
+    plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"destination": destinations}))
+    door = pipeline.build_intake(plan.settings, pipeline.open_database(plan.settings))
+    live = door.receive_file(Path(plan.source.name) / "0.dcm", "dicom://CR1@10.0.0.1")
+    door.close()
+    decoding, predicting = Decode(plan), Predict(plan, 1)
+    predicting(decoding({"key": [b"0.dcm", b"1.dcm"], "mark": ["", ""]}))
+    with decoding.database.read() as connection:
+        told = sa.select(instance.c.id).join(delivery, delivery.c.study == instance.c.study_instance_uid)
+        assert list(connection.scalars(told)) == [live.instance_id]
+        assert connection.scalars(sa.select(delivery.c.spool)).all() == [plan.spool]
+    decoding._decoder.close()
+    decoding._intake.close()
 
 
 def test_it_lets_live_images_pass_but_not_for_ever(plan, decode, monkeypatch):
