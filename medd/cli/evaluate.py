@@ -65,7 +65,10 @@ def evaluate(
     samples, skipped = manifest.read(data, least_labels=1)
     chosen, side = assess.choose(samples, split, folders[0])
     material = assess.assess(chosen, models, manager, negative, progress=True)
-    for file in [*skipped, *material.skipped]:
+    material.skipped[:0] = skipped
+    if unnamed := manifest.unnamed(material.samples):
+        print(f"medd: {unnamed}; name them in a CSV", file=sys.stderr)
+    for file in material.skipped:
         print(f"skipped {file.path}: {file.why}", file=sys.stderr)
     told = report.report(data, side, material, folders, resamples)
     for one in [told, told["against"]] if against else [told]:

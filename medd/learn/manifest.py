@@ -6,7 +6,8 @@ DATA is one of
 - a folder with ``train/``, ``val/``, ``test/``, each with one folder for each label;
 - a CSV with the columns ``path`` (relative to the CSV), ``label``, and optionally ``patient`` and ``split``.
 
-A patient stands on one side only, and so do byte-identical copies: patients who share one count as the same patient.
+A patient stands on one side only, and so do byte-identical copies: patients who share one count as the same patient, as
+do two of whom one is also called by the other's name. Where nothing says whose an image is, its file's name does.
 """
 
 import csv
@@ -27,8 +28,9 @@ from medd.rows import read_csv
 #: The sides, and the share of the images that each takes where DATA does not say.
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 
-# The names that Kermany et al. 2018 gave their files. Both runs of normals count from 1, so "NORMAL2-" is kept.
-_KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_\d+|((?:NORMAL2-)?IM-\d+)-\d+")
+# The names that Kermany et al. 2018 gave their files; both runs of normals count from 1, so "NORMAL2-" is kept. And
+# those of NIH ChestX-ray14 (Wang et al. 2017): 30,805 patients, of eight digits; no date begins with three zeros.
+_KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_\d+|((?:NORMAL2-)?IM-\d+)-\d+|(000\d{5})_\d{3}(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Sample:
     #: Other names by which the patient is known: before copies united two, in the header, in the file's name. Never
     #: logged.
     aliases: frozenset[str] = frozenset()
+    #: Whether anything tells whom it shows; else the file's name counts as a patient.
+    is_named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,13 @@ def _names_of(path: Path) -> list[str]:
 def patient_in_name(stem: str) -> str:
     """The patient that a file's name tells, without its extension; "" where it tells none."""
     known = _KNOWN_NAMES.match(stem)
-    return (known[1] or known[2]) if known else ""
+    return str(known[known.lastindex or 0]) if known else ""
 
 
 def read(data: Path, *, least_labels: int = 2) -> tuple[list[Sample], list[Skipped]]:
     """List the images of DATA, sorted by path, with the sides it states.
 
-    Identical copies under different labels are skipped: nobody can learn from them.
+    Identical copies under different labels are skipped, as nobody can learn from them, and files that cannot be read.
 
     Raises:
         SettingsError: DATA is none of the forms above, or fewer than `least_labels` labels have images.
@@ -85,22 +89,27 @@ def read(data: Path, *, least_labels: int = 2) -> tuple[list[Sample], list[Skipp
     else:
         raise SettingsError(f"DATA is a folder with one folder for each label, or a CSV. Received: {data}")
     rows.sort(key=lambda row: row[0].as_posix())
-    samples = []
+    samples, skipped = [], []
     for path, label, patient, split in rows:
+        try:
+            names, sha256 = _names_of(path), file_digest(path)
+        except OSError as error:
+            skipped.append(Skipped(path, error.strerror or str(error)))
+            continue
         # Where nothing tells, a file's stem is its patient; but 1.png of train/ and of test/ need not be the same one.
-        names = _names_of(path)
         whose = patient or (names[0] if names else PurePath(split, path.stem).as_posix())
-        samples.append(Sample(path, label, whose, file_digest(path), split, frozenset(names) - {whose}))
+        is_named = bool(patient or names)
+        samples.append(Sample(path, label, whose, sha256, split, frozenset(names) - {whose}, is_named))
 
     labels_of: defaultdict[str, set[str]] = defaultdict(set)
     for sample in samples:
         labels_of[sample.sha256].add(sample.label)
-    skipped = [
+    skipped += [
         Skipped(s.path, f"the same image is under {sorted(labels_of[s.sha256])}")
         for s in samples
         if len(labels_of[s.sha256]) > 1
     ]
-    samples = _unite_copies([s for s in samples if len(labels_of[s.sha256]) == 1])
+    samples = _unite([s for s in samples if len(labels_of[s.sha256]) == 1])
     found = len({s.label for s in samples})
     if found < least_labels:
         wanted = "at least two labels" if least_labels > 1 else "a label"
@@ -150,8 +159,15 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _unite_copies(samples: Sequence[Sample]) -> list[Sample]:
-    """Give patients who share a byte-identical image one name, the first in order; the others stay as aliases."""
+def unnamed(samples: Sequence[Sample]) -> str:
+    """How many images do not say whose they are, as a sentence; "" where all do."""
+    count = sum(not sample.is_named for sample in samples)
+    told = f"{count} of {len(samples)} images do not say whose they are: the name of each file counts as a patient"
+    return told if count else ""
+
+
+def _unite(samples: Sequence[Sample]) -> list[Sample]:
+    """Give patients who share an image or a name one name, the first in order; the others stay as aliases."""
     parent = {s.patient: s.patient for s in samples}
 
     def root(patient: str) -> str:
@@ -159,10 +175,20 @@ def _unite_copies(samples: Sequence[Sample]) -> list[Sample]:
             patient = parent[patient]
         return patient
 
-    first: dict[str, str] = {}
-    for sample in samples:
-        low, high = sorted((root(sample.patient), root(first.setdefault(sample.sha256, sample.patient))))
+    def unite(one: str, other: str) -> None:
+        low, high = sorted((root(one), root(other)))
         parent[high] = low
+
+    first: dict[str, str] = {}
+    called: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        unite(sample.patient, first.setdefault(sample.sha256, sample.patient))
+        for alias in sample.aliases & parent.keys():
+            called[alias].add(sample.patient)
+    # What several are called, as "ANON", tells nobody apart.
+    shared = [(name, min(who)) for name, who in called.items() if len({root(one) for one in who}) == 1]
+    for name, patient in shared:
+        unite(name, patient)
     roots = [root(s.patient) for s in samples]
     return [
         replace(s, patient=whose, aliases=(s.aliases | {s.patient}) - {whose})

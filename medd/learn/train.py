@@ -69,6 +69,8 @@ def prepare_samples(
         SettingsError: They do not allow it.
     """
     seed = options.seed if options.split_seed is None else options.split_seed
+    if unnamed := manifest.unnamed(samples):
+        console.print(f"{unnamed}; name them in a CSV", highlight=False, soft_wrap=True)
     samples = manifest.divide(samples, seed)
     labels = _labels(samples, options.negative)
     left_out = list(skipped)
@@ -180,8 +182,10 @@ def train_prepared(
         served = LoadedModel(_settle(draft, score(served, parts["val"]), options), served.classifier)
         val, test = score(served, parts["val"]), score(served, parts["test"])
         write_curves(folder, {draft.ref: (test.truth, test.scores)})
+        unnamed = manifest.unnamed(samples)
         evaluation = {
-            "measured_on": "the test part of this split: patients that took no part in training or validation",
+            "measured_on": "the test part of this split: patients that took no part in training or validation"
+            + (f"; but {unnamed}" if unnamed else ""),
             **figures_of(served, parts["test"], test),
             "confusion_at_0.5": metrics.confusion(test.truth, test.scores, 0.5),
             "refused": int(test.refused.sum()) if served.bundle.gate else None,
@@ -193,6 +197,7 @@ def train_prepared(
             "data": data_name,
             "images": {side: _counts(part) for side, part in parts.items()},
             "skipped": len(prepared.skipped),
+            "without_patient": sum(not sample.is_named for sample in samples),
             "split_digest": split_digest,
             "options": _public(options),
             "epochs_run": len(fitted.history["loss"]),

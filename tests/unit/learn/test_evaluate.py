@@ -84,6 +84,7 @@ def test_a_folder_per_label_is_measured_whole(home, pictures):
 def test_a_file_that_cannot_be_read_is_named(home, pictures):
     result = run(pictures, "--model", "stub/1", "--home", home, "--resamples", 0)
     assert "person9_virus_99.png" in result.stderr
+    assert "whose they are" not in result.stderr
     assert result.exit_code == 1
 
 
@@ -374,6 +375,8 @@ def test_other_findings_than_the_models_count_as_findings(home, tmp_path, draw):
     found = told(tmp_path / "data", "--model", "stub/1", "--home", home)
     assert found["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 2}
     assert set(found["groups"]["label"]) == {"normal", "bacteria", "virus"}
+    result = run(tmp_path / "data", "--model", "stub/1", "--home", home, "--resamples", 0)
+    assert "3 of 3 images do not say whose they are" in result.stderr
 
 
 def test_labels_that_the_model_does_not_know_need_a_word(home, tmp_path, draw):

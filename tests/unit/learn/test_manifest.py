@@ -7,6 +7,7 @@ import pytest
 from medd.errors import SettingsError
 from medd.learn import manifest
 from medd.learn.manifest import Sample
+from medd.registry.bundle import file_digest
 from medd.testing.films import dicom_radiograph
 
 CHEST = Path(__file__).parents[3] / "../shared/data/chest_xray/train"
@@ -33,6 +34,9 @@ def crowd(count: int, label: str, per_patient: int = 1) -> list[Sample]:
         ("IM-0115-0001-0002.jpeg", "IM-0115"),
         ("NORMAL2-IM-0123-0001.jpeg", "NORMAL2-IM-0123"),
         ("NORMAL2-IM-0395-0001-0002.jpeg", "NORMAL2-IM-0395"),
+        ("00000012_003.png", "00000012"),
+        ("20260131_003.png", ""),
+        ("00000012_0034.png", ""),
         ("someone.jpeg", ""),
     ],
 )
@@ -123,8 +127,42 @@ def test_identical_copies_stay_on_one_side(tmp_path, draw):
 
 def test_patients_joined_by_a_chain_of_copies_are_one():
     chain = [("a", "1"), ("b", "1"), ("b", "2"), ("c", "2"), ("d", "3")]
-    samples = manifest._unite_copies([Sample(Path(f"{n}"), "L", who, sha) for n, (who, sha) in enumerate(chain)])
+    samples = manifest._unite([Sample(Path(f"{n}"), "L", who, sha) for n, (who, sha) in enumerate(chain)])
     assert [s.patient for s in samples] == ["a", "a", "a", "a", "d"]
+
+
+def test_patients_of_whom_one_is_called_by_the_others_name_are_one():
+    told = [("anna", {"P1"}), ("P1", ()), ("ben", {"ANON", "P2"}), ("carl", {"ANON"}), ("ANON", ()), ("P2", {"P3"})]
+    samples = [Sample(Path(f"{n}"), "L", who, f"{n}", "", frozenset(other)) for n, (who, other) in enumerate(told)]
+    assert [s.patient for s in manifest._unite(samples)] == ["P1", "P1", "P2", "carl", "ANON", "P2"]
+
+
+def test_images_that_do_not_say_whose_they_are_are_counted(tmp_path, draw):
+    for name in ("a.png", "b.png", "IM-0001-0001.png"):
+        draw(tmp_path / "A" / name, len(name))
+    draw(tmp_path / "c.png", 3)
+    draw(tmp_path / "d.png", 4)
+    (tmp_path / "data.csv").write_text(
+        "path,label,patient\nA/a.png,A,\nA/IM-0001-0001.png,A,\nc.png,B,P1\nd.png,B,P1\n"
+    )
+    samples, _ = manifest.read(tmp_path / "data.csv")
+    assert manifest.unnamed(samples).startswith("1 of 4 images do not say whose they are")
+    assert manifest.unnamed([s for s in samples if s.label == "B"]) == ""
+
+
+def test_a_file_that_may_not_be_read_is_skipped(two_labels, monkeypatch):
+    def refuse(path: Path) -> str:
+        if path.name.startswith("person0"):
+            raise PermissionError(13, "Permission denied")
+        return file_digest(path)
+
+    monkeypatch.setattr(manifest, "file_digest", refuse)
+    samples, skipped = manifest.read(two_labels)
+    assert len(samples) == 23
+    assert [(file.path.name, file.why) for file in skipped] == [
+        ("person0_bacteria_0.png", "Permission denied"),
+        ("person0_bacteria_1.png", "Permission denied"),
+    ]
 
 
 def test_the_same_image_under_two_labels_is_skipped(tmp_path, draw):

@@ -226,7 +226,11 @@ def test_sublabels_are_learned_apart_and_summed_in_the_model(two_labels, tmp_pat
     data = Path(shutil.copytree(two_labels, tmp_path / "data"))
     for number in range(12, 18):
         draw(data / "PNEUMONIA" / f"person{number}_virus_{number}.png", 300 + number, 0.9)
-    made, _ = run(data, tmp_path / "model", sublabels="_(bacteria|virus)_", balanced=True)
+    draw(data / "PNEUMONIA" / "someone_virus_1.png", 400, 0.9)
+    made, told = run(data, tmp_path / "model", sublabels="_(bacteria|virus)_", balanced=True)
+    assert "1 of 32 images do not say whose they are" in told  # one cannot be read
+    assert "but 1 of 31 images do not say whose they are" in made.evaluation["measured_on"]
+    assert made.training["without_patient"] == 1
     assert made.labels == ("NORMAL", "PNEUMONIA")
     keras = pytest.importorskip("keras")
     network = keras.models.load_model(tmp_path / "model" / "model.keras")
