@@ -97,7 +97,6 @@ def merge(
     truth_of: dict[Path, Truth] = {}
     side_of_patient = {s.patient: side for s in base if (side := sides.get(s.sha256[:16]))}
     side_of_patient |= {s.patient: "test" for s in base if sides.get(s.sha256[:16]) == "test"}
-    new_base = 0
     for sample, digest in zip(base, digests, strict=True):
         stated = sides.get(sample.sha256[:16])
         # A new image of a locked patient may neither join the test part nor be trained on: see `overlapping`.
@@ -105,12 +104,10 @@ def merge(
         if digest in disputed and side != "test":
             skipped.append(Skipped(sample.path, "readers disagree about it"))
             continue
-        if stated is None:
-            # New to the champion; or it could not be read then either, and is nothing to count or to refuse for.
-            if why := _unreadable(sample.path):
-                skipped.append(Skipped(sample.path, why))
-                continue
-            new_base += 1
+        # New to the champion; or it could not be read then either, and is nothing to count or to refuse for.
+        if stated is None and (why := _unreadable(sample.path)):
+            skipped.append(Skipped(sample.path, why))
+            continue
         label = sample.label
         if digest in said:
             truth_of[sample.path] = said[digest]
@@ -128,6 +125,7 @@ def merge(
     learned_from = {s.patient for s in samples if s.split == "train"}
     samples = [replace(s, split="train") if s.split == "val" and s.patient in learned_from else s for s in samples]
 
+    of_base = {s.path for s in base}
     locked = {s.patient for s in samples if s.split == "test"}
     overlapping = [s for s in samples if s.split != "test" and s.patient in locked]
     if leave_out:
@@ -140,8 +138,8 @@ def merge(
         overlapping=[] if leave_out else sorted(s.sha256[:16] for s in overlapping),
         corrected=corrected["train"] + corrected["val"],
         corrected_test=corrected["test"],
-        added=len(added),
-        new_base=new_base,
+        added=sum(s.path not in of_base for s in samples),
+        new_base=sum(s.path in of_base and s.sha256[:16] not in sides for s in samples),
         truths=list({t.instance_id: t for s in samples if (t := truth_of.get(s.path))}.values()),
     )
 
@@ -183,14 +181,16 @@ def _from_spool(
         if why := _unreadable(path):
             skipped.append(Skipped(path, why))
             continue
-        names = [known for known in (truth.patient_id, patient_in_name(truth.file_name)) if known] or [truth.sha256]
+        told = [known for known in (truth.patient_id, patient_in_name(truth.file_name)) if known]
+        names = told or [truth.sha256]
         meant = set[str]().union(*(by_name.get(known, ()) for known in names))
         # Where it may be several, it is the locked one: rather an image less than one that the test part knows.
         order = sorted(meant, key=lambda one: (_CAUTION.index(side_of_patient.get(one, "")), one))
         patient = order[0] if order else names[0]
         digest = file_digest(path) if truth.media_type == MediaType.DICOM else truth.sha256
         side = sides.get(digest[:16]) or side_of_patient.get(patient) or _deal(patient)
-        found.append((Sample(path, truth.label, patient, digest, _for_training(side)), truth))
+        sample = Sample(path, truth.label, patient, digest, _for_training(side), is_named=bool(told))
+        found.append((sample, truth))
     return found, skipped
 
 

@@ -130,6 +130,7 @@ def test_image_of_a_locked_patient_is_an_overlap_and_may_be_left_out(desk):
     left = desk.merge(leave_out=True)
     assert left.problems == []
     assert sha256 not in {s.sha256 for s in left.samples}
+    assert (merged.added, left.added) == (1, 0)
     assert len([s for s in left.samples if s.split == "test"]) == 4
 
 
@@ -154,7 +155,10 @@ def test_name_that_may_mean_a_locked_patient_and_another_means_the_locked_one(de
 def test_new_base_image_of_a_locked_patient_is_an_overlap_too(desk, tmp_path, draw):
     path = draw(tmp_path / "new.png", 1)
     desk.base.append(Sample(path, "NORMAL", "P1", hashlib.sha256(path.read_bytes()).hexdigest()))
-    assert len(desk.merge().problems) == 1
+    merged = desk.merge()
+    assert (len(merged.problems), merged.new_base) == (1, 1)
+    left = desk.merge(leave_out=True)
+    assert (left.problems, left.new_base) == ([], 0)
 
 
 def test_base_file_that_is_no_image_is_skipped_and_no_overlap(desk, tmp_path):
