@@ -229,7 +229,8 @@ def build_worker(settings: Settings, index: int | str) -> "Worker":
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.worker
     specs = plugins.classifiers(manager)
-    duty = Duty(database, find_spec(settings.model.classifier, specs), specs, wanted.threads)
+    mark = settings.home / f"candidate-{index}"
+    duty = Duty(database, find_spec(settings.model.classifier, specs), specs, wanted.threads, mark=mark)
     spool = open_spool(settings)
     owner, outbox = f"{node_id(settings)}:{index}", outbox_of(settings, spool)
     queue = SqlQueue(database, owner, wanted.lease_s, wanted.max_attempts, spool.id, outbox)

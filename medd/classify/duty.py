@@ -3,7 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from medd.classify.classifier import LoadedModel, load
 from medd.errors import ModelError, ModelUnusable, PluginError, TransientError
@@ -30,6 +32,8 @@ class Duty:
         specs: All that the plugins bring.
         threads: For the network; 0 takes every core.
         look_s: Seconds between looks at the registry.
+        mark: A file of this worker's own, there while the candidate is asked: a process that it ended leaves it to the
+            next one, which sets the candidate aside.
 
     Attributes:
         champion: What the results come from.
@@ -47,13 +51,19 @@ class Duty:
         specs: Sequence[ClassifierSpec],
         threads: int = 0,
         look_s: float = 1.0,
+        mark: Path | None = None,
     ) -> None:
         self._database, self._spec, self._specs, self._threads = database, spec, specs, threads
         self._look_s, self._next_look = look_s, 0.0
         self._failures = 0
         #: What cannot be used, and when it may be tried again.
-        self._unusable: dict[tuple[str, str], float] = {}
+        self._unusable: dict[str, float] = {}
         self.candidate: LoadedModel | None = None
+        #: The candidate over which an earlier life of this worker ended, "name/version digest"; "" for none.
+        self._mark, self._fatal = mark, ""
+        if mark is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                self._fatal = mark.read_text()
         self._loaded: dict[Role, ModelVersion] = {}
         for version in line_of_duty(database, spec):
             model = self._load(version)
@@ -81,16 +91,58 @@ class Duty:
         except TransientError as error:
             log.warning("the registry cannot be asked: %s", error, extra={"event": "worker.waiting"})
             return
-        version = wanted.get(Role.CANDIDATE)
+        self._look_at_candidate(wanted.get(Role.CANDIDATE))
+
+    def _look_at_candidate(self, version: ModelVersion | None) -> None:
+        if self._fatal and (version is None or self._fatal != _key(version)):  # withdrawn: set again, it is tried again
+            self._unusable.pop(self._fatal, None)
+            self._forget_mark()
         if version is None:
             self.candidate = None
             self._loaded.pop(Role.CANDIDATE, None)
         elif not self._has(Role.CANDIDATE, version):
-            self.candidate, self._failures = self._load(version), 0
+            self.candidate, self._failures = None, 0
             self._loaded.pop(Role.CANDIDATE, None)  # only what was loaded counts as had: the rest is tried again
+            if self._fatal:
+                why = "a worker hung or died over it; withdrawn and set again, it is tried once more"
+                self._set_aside(version, ModelUnusable(why), math.inf)
+                return
+            try:
+                with self._marked(version):
+                    self.candidate = self._load(version)
+            except TransientError as error:
+                log.warning("the candidate waits: %s", error, extra={"event": "worker.waiting"})
             if self.candidate is not None:
                 self._loaded[Role.CANDIDATE] = version
                 log.info("in the shadow", extra={"event": "model.in_shadow", "model": version.ref})
+
+    @contextmanager
+    def asking_candidate(self) -> Iterator[None]:
+        """The block asks the candidate.
+
+        Raises:
+            TransientError: The mark cannot be left; it is not to be asked then.
+        """
+        with self._marked(self._loaded[Role.CANDIDATE]):
+            yield
+
+    @contextmanager
+    def _marked(self, version: ModelVersion) -> Iterator[None]:
+        if self._mark is not None:
+            try:
+                self._mark.write_text(_key(version))
+            except OSError as error:
+                raise TransientError(f"{self._mark.name}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            self._forget_mark()
+
+    def _forget_mark(self) -> None:
+        self._fatal = ""
+        if self._mark is not None:
+            with suppress(OSError):
+                self._mark.unlink(missing_ok=True)
 
     def _change_champion(self) -> None:
         version = champion(self._database, self._spec)  # where a shipped one lies differs from host to host
@@ -116,7 +168,7 @@ class Duty:
         loaded = self._loaded.get(role)
         if loaded is not None and (loaded.ref, loaded.digest) == (version.ref, version.digest):
             return True
-        return self._unusable.get((version.ref, version.digest), 0) > time.monotonic()
+        return self._unusable.get(_key(version), 0) > time.monotonic()
 
     def _load(self, version: ModelVersion) -> LoadedModel | None:
         try:
@@ -127,10 +179,14 @@ class Duty:
             return None
 
     def _set_aside(self, version: ModelVersion, error: Exception, again_at: float) -> None:
-        self._unusable[version.ref, version.digest] = again_at
+        self._unusable[_key(version)] = again_at
         fields = {"event": "model.set_aside", "model": version.ref}
         log.error("cannot be used and is set aside: %s", error, extra=fields)
         try:
             set_aside(self._database, version, str(error))
         except TransientError:
             log.warning("could not be kept on record", extra=fields)
+
+
+def _key(version: ModelVersion) -> str:
+    return f"{version.ref} {version.digest}"

@@ -32,8 +32,8 @@ class Order:
     specs: tuple[PreprocessSpec, ...]
 
 
-def prepare_file(order: Order) -> list[Input]:
-    """The image as the input of each of the specs, decoded once.
+def prepare_file(order: Order) -> list[Input | TransientError]:
+    """The image as the input of each of the specs, decoded once; where one after the first cannot be made, why.
 
     Raises:
         InputError: It cannot be decoded, or is nothing to be judged.
@@ -42,8 +42,14 @@ def prepare_file(order: Order) -> list[Input]:
     _verify(order)
     image = load(order.path, order.media_type)
     age = age_in_years(order.patient_age)
-    inputs = {spec: prepare(image, spec, age) for spec in order.specs}
-    return [inputs[spec] for spec in order.specs]
+    champion, *candidates = order.specs
+    inputs: list[Input | TransientError] = [prepare(image, champion, age)]
+    for spec in candidates:
+        try:
+            inputs.append(inputs[0] if spec == champion else prepare(image, spec, age))
+        except Exception as error:  # of a candidate's own spec: it may fail in any way, and the champion's work stands
+            inputs.append(TransientError(f"its input cannot be made: {type(error).__name__}"))
+    return inputs
 
 
 def _verify(order: Order) -> None:

@@ -71,7 +71,7 @@ class ClassifyStage:
         def commit() -> None:
             self._commit(ref, jobs, outcomes)
             if shadow is not None:
-                self._score_shadow(shadow, jobs, [one[1] for one in both])
+                self._score_shadow(shadow, jobs, both)
 
         return commit
 
@@ -83,13 +83,14 @@ class ClassifyStage:
         self._model = self._duty.champion
         return self._duty.candidate
 
-    def _score_shadow(self, candidate: LoadedModel, jobs: Sequence[Job], prepared: Sequence[Prepared]) -> None:
+    def _score_shadow(self, candidate: LoadedModel, jobs: Sequence[Job], both: Sequence[list[Prepared]]) -> None:
         """Record what the candidate says of the images; whatever goes wrong with it goes no further."""
         assert self._duty is not None
-        ready = [place for place, one in enumerate(prepared) if isinstance(one, Input)]
+        # What cannot be read at all is no fault of the candidate.
+        places = [place for place, (first, _) in enumerate(both) if isinstance(first, Input)]
         try:
-            with stuck.bounded("the candidate"):
-                outcomes = self._predict(candidate, [jobs[one] for one in ready], [prepared[one] for one in ready])
+            with self._duty.asking_candidate(), stuck.bounded("the candidate"):
+                outcomes = self._predict(candidate, [jobs[one] for one in places], [both[one][1] for one in places])
             with self._queue.database.write() as connection:
                 record_shadow(connection, [one for one in outcomes if isinstance(one, Prediction)])
         except TransientError as error:

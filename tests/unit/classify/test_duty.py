@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from medd import hookimpl, stuck
-from medd.classify import duty
+from medd.classify import classifier, duty, prepare
 from medd.classify.duty import Duty
 from medd.classify.prepare import prepare_file
 from medd.classify.stage import ClassifyStage
@@ -50,7 +50,8 @@ class Ward:
         self.start()
 
     def start(self) -> None:
-        self.duty = Duty(self.database, self.spec, [self.spec], threads=1, look_s=0)
+        self.mark = self.home / "candidate-0"
+        self.duty = Duty(self.database, self.spec, [self.spec], threads=1, look_s=0, mark=self.mark)
         self.stage = ClassifyStage(
             self.duty.champion, self.spool, self.queue, self.plugins, in_place(prepare_file), self.duty
         )
@@ -240,6 +241,53 @@ def test_a_candidate_that_hangs_ends_its_process_too(ward):
     ward.receive(1)
     ward.work()
     assert bounded == [["the candidate"]]
+
+
+def test_a_candidate_over_which_a_worker_ended_is_not_asked_again_until_it_is_set_again(ward):
+    model = ward.register("2")
+    ward.set_candidate(model)
+    ward.duty.look()
+    found: list[str] = []
+
+    class Watched(Failing):
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            found.append(ward.mark.read_text())
+            return super().predict(batch)
+
+    object.__setattr__(ward.duty.candidate, "classifier", Watched("raises"))
+    ward.receive(1)
+    ward.work()
+    assert not ward.mark.exists(), "what it survived leaves no mark"
+    ward.mark.write_text(found[0])  # as of a process that was ended in between
+    for seed in (1, 2):
+        ward.start()
+        ward.receive(1, seed=seed)
+        ward.work()
+        assert ward.duty.candidate is None
+    assert ward.shown() == ["stub/1"] * 3
+    assert ward.set_aside() == ["stub/2"]
+    changes.withdraw(ward.database, "stub", WARD)
+    ward.duty.look()
+    ward.set_candidate(model)
+    ward.receive(1, seed=3)
+    ward.work()
+    assert ward.shadows() == [(4, "stub/2")]
+
+
+def test_an_input_that_cannot_be_made_for_the_candidate_costs_the_champion_nothing(ward, monkeypatch):
+    ward.set_candidate(ward.register("2", size=32))
+
+    def fussy(image, spec, age):
+        if spec.size == 32:
+            raise MemoryError
+        return classifier.prepare(image, spec, age)
+
+    monkeypatch.setattr(prepare, "prepare", fussy)
+    for seed in range(3):
+        ward.receive(1, seed=seed)
+        ward.work()
+    assert ward.shown() == ["stub/1"] * 3
+    assert ward.set_aside() == ["stub/2"]
 
 
 @pytest.mark.parametrize("how", ["raises", "returns nonsense"])
