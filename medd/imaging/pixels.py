@@ -310,6 +310,7 @@ def _decode_frame(dataset: Dataset, keyword: str) -> tuple[NDArray[Any], str]:
     syntax = _transfer_syntax(dataset)
     if not syntax.is_encapsulated:
         return _native_frame(dataset, keyword, syntax)
+    header = None
     if syntax != RLELossless:
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         header = streams.jpeg2000(frame) if syntax in JPEG2000TransferSyntaxes else streams.jpeg(frame)
@@ -326,16 +327,31 @@ def _decode_frame(dataset: Dataset, keyword: str) -> tuple[NDArray[Any], str]:
             grey = cv2.imdecode(np.frombuffer(frame, np.uint8), flags)
             if grey is None:
                 raise ValueError("a damaged JPEG stream")
+            _check_values(grey, header, dataset)
             return grey, dataset.PhotometricInterpretation
     plugin = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "pylibjpeg"  # 4 times as fast, the same values
     try:
-        pixels, properties = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+        # What a stream holds is looked at as it is; RLE is the cells, whose bits above Bits Stored say nothing.
+        pixels, properties = get_decoder(syntax).as_array(
+            dataset, index=0, decoding_plugin=plugin, correct_unused_bits=header is None
+        )
     except BaseException as error:
         # A codec in Rust (RLE) that runs beyond its buffer stops itself, and what it raises is no Exception.
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"a damaged frame: {error}") from error
+    if header:
+        _check_values(pixels, header, dataset)
     return pixels, str(properties["photometric_interpretation"])
+
+
+def _check_values(pixels: NDArray[Any], header: streams.StreamHeader, dataset: Dataset) -> None:
+    """Refuse values beyond Bits Stored, of which `display` would take the lower bits. A stream has no other bits."""
+    bits = dataset.BitsStored
+    # Signed ones may be stored with their sign extended, or not.
+    if header.bits > bits and (int(pixels.max()) >> bits or int(pixels.min()) < -(1 << bits - 1)):
+        found = f"values from {pixels.min()} to {pixels.max()} in the compressed frame, of {header.bits} bits"
+        raise ValueError(f"Bits Stored (0028,0101) {bits}, and {found}")
 
 
 def _native_frame(dataset: Dataset, keyword: str, syntax: UID) -> tuple[NDArray[Any], str]:

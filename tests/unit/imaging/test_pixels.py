@@ -37,6 +37,7 @@ from medd.errors import InputError, MeddError, NotAssessable, TransientError
 from medd.imaging import pixels
 from medd.imaging.pixels import load
 from medd.records import MediaType, Reason
+from medd.testing.lossless import encode_lossless
 
 REAL_FILM = Path(__file__).parents[3] / "../shared/data/dicom/cxr_pa_jpeg_baseline.dcm"
 
@@ -523,6 +524,28 @@ def test_a_compressed_frame_of_another_size_than_stated_is_unreadable(write_film
     frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
     path = write_jpeg_dicom(write_film, frame, grey8(), syntax, Rows=79)
     assert refused(path) == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1], ids=lambda uid: uid.name)
+def test_a_compressed_frame_of_more_bits_than_stated_is_unreadable_where_it_uses_them(write_film, syntax):
+    def write_16_in_12(stored: np.ndarray) -> Path:
+        path = write_film(stored, WindowCenter=2048 if stored.min() >= 0 else 0, WindowWidth=4096)
+        dataset = pydicom.dcmread(path)
+        if syntax == JPEGLosslessSV1:
+            dataset.PixelData = encapsulate([encode_lossless(stored.view(np.uint16), 16)])
+            dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+            dataset.file_meta.TransferSyntaxUID = syntax
+        else:
+            dataset.compress(syntax, generate_instance_uid=False)
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        dataset.save_as(path)
+        return path
+
+    for stored, beyond in ((film(np.uint16, 12), 4096), ((film(np.int32, 12) - 2048).astype(np.int16), -2049)):
+        assert_allclose(load(write_16_in_12(stored)), (stored + 2048.0 * (beyond < 0)) / 4095, atol=1e-3)
+        stored[7, 5] = beyond
+        with pytest.raises(InputError, match=rf"Bits Stored .* 12, and values from .*{beyond}.* of 16 bits"):
+            load(write_16_in_12(stored))
 
 
 @pytest.mark.parametrize(
