@@ -138,7 +138,8 @@ def serve(settings: Settings, stages: Sequence[str], command: Callable[[str, int
             died = child.process.poll()
             if died is None:
                 continue
-            if not child.was_ready and died == 2:
+            # A service waits until its settings are mended: images are received, scored and delivered without it.
+            if not child.was_ready and died == 2 and not child.is_service:
                 code = 2  # its settings are wrong; it has said so
                 stop.set()
             elif child.restart_at == 0.0:

@@ -96,10 +96,9 @@ def test_the_web_server_can_be_a_program_of_its_own(tmp_path):
         ({"MEDD_WEB__HOST": "medd.hospital.example"}, "web.host: .*set web.login = true"),
         ({"MEDD_WEB__ALLOWED_HOSTS": '["medd.hospital.example"]'}, "web.allowed_hosts: .*set web.login = true"),
         ({"MEDD_WEB__TRUSTED_PROXIES": '["10.0.0.1"]'}, "web.trusted_proxies: .*set web.login = true"),
-        ({"MEDD_WEB__TLS__CERTIFICATE": "nowhere.pem"}, r"web\.tls\.certificate: .*nowhere.pem cannot be read"),
     ],
 )
-def test_what_would_let_strangers_in_and_what_is_wrong_is_refused_at_the_start(tmp_path, environment, shown):
+def test_what_would_let_strangers_in_is_refused_at_the_start(tmp_path, environment, shown):
     daemon = with_web(tmp_path / "home", **environment)
     done = daemon.medd("serve")
     assert done.returncode == 2
@@ -163,15 +162,25 @@ def test_a_strangers_service_runs_beside_ours(tmp_path):
     assert "note-0 is ready: a noter" in daemon.log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("change", "shown"),
-    [
-        (('"note", build="medd_plugins_dir.noter:Noter"', '"work", build="x:y"'), "a service of the name of a part"),
-        ((":Noter", ":Nobody"), "service 'note': medd_plugins_dir.noter:Nobody cannot be imported"),
-    ],
-)
-def test_a_service_that_cannot_be_is_refused_at_the_start(tmp_path, change, shown):
+def test_a_service_of_the_name_of_a_part_is_refused_at_the_start(tmp_path):
     daemon = Daemon(tmp_path / "home")
-    (daemon.home / "plugins" / "noter.py").write_text(textwrap.dedent(SERVICE).replace(*change))
+    service = textwrap.dedent(SERVICE).replace('"note", build="medd_plugins_dir.noter:Noter"', '"work", build="x:y"')
+    (daemon.home / "plugins" / "noter.py").write_text(service)
     done = daemon.medd("serve")
-    assert (done.returncode, shown in done.stderr) == (2, True)
+    assert (done.returncode, "a service of the name of a part" in done.stderr) == (2, True)
+
+
+def test_services_that_cannot_start_cost_no_image_and_are_tried_again(tmp_path):
+    daemon = with_web(tmp_path / "home", MEDD_WEB__TLS__CERTIFICATE="nowhere.pem")
+    (daemon.home / "plugins" / "noter.py").write_text(textwrap.dedent(SERVICE).replace(":Noter", ":Nobody"))
+    told = (
+        r"web\.tls\.certificate: .*nowhere\.pem cannot be read",
+        "service 'note': medd_plugins_dir.noter:Nobody cannot be imported",
+    )
+    with running(daemon):
+        for said in told:
+            wait_until(lambda said=said: len(re.findall(said, daemon.log.read_text())) > 1)
+        send_one(daemon)
+        wait_until(lambda: daemon.query("SELECT count(*) FROM results WHERE status = 'scored'") == [(1,)])
+        assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
