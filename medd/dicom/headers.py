@@ -1,33 +1,28 @@
 """What a DICOM object says of itself, read without touching its pixels.
 
-The receiver reads one header for each image that comes in, so the usual encodings (PS3.5 Annex A: Implicit and Explicit
-VR Little Endian, and every compressed syntax, which is Explicit VR) are walked here directly. Whatever is unusual
-(big endian, a VR that is none) is left to pydicom, which is thorough and about ten times slower.
+The receiver reads one header for each image that comes in, whoever sent it. So it is walked here, in every encoding of
+PS3.5 Annex A, in a bounded number of steps and without making anything of what is not asked for. pydicom makes an
+object of each item it meets: a file of a few hundred bytes, inflated, would hold the receiver up for seconds.
 """
 
 import struct
 import sys
 import warnings
 import zlib
-from dataclasses import replace
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import pydicom
 from pydicom.charset import convert_encodings, decode_bytes
 
 from medd.dicom import part10
 from medd.dicom.part10 import (
     DEFLATED,
     ELEMENT,
-    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     LENGTH,
     LONG_VRS,
     SHORT_VRS,
     clean,
-    encode_file_meta,
     media_type_of,
     split_file,
 )
@@ -39,13 +34,17 @@ _INFLATED_BYTES = 1 << 20
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 UNDEFINED = 0xFFFFFFFF
-_TAG = struct.Struct("<HH")
 _US = struct.Struct("<H")
+_BIG_ELEMENT, _BIG_LENGTH = struct.Struct(">HH2sH"), struct.Struct(">I")
+#: A header longer than what is in memory is read on by so much at a time, and so often: 4 MiB, were there no gaps.
+_WINDOW_BYTES, _MAX_WINDOWS = 1 << 14, 256
+#: Sequences of undefined length within each other; the Standard's own are some ten.
+_MAX_DEPTH = 100
 #: VR LO has 64 characters, of up to a few bytes each; much more is no name of anything, and no database indexes it.
 _MAX_TEXT_BYTES = 1024
 _PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_SPECIFIC_CHARACTER_SET = 0x00080005
+_SPECIFIC_CHARACTER_SET, _ROWS = 0x00080005, 0x00280010
 
 # Tag → field of InstanceHeader, by what its value is.
 _UIDS = {
@@ -72,7 +71,7 @@ _TEXTS = {
     0x00100020: "patient_id",
     0x00181030: "protocol_name",
 }
-_NUMBERS = {0x00280002: "samples_per_pixel", 0x00280010: "rows", 0x00280011: "columns"}
+_NUMBERS = {0x00280002: "samples_per_pixel", _ROWS: "rows", 0x00280011: "columns"}
 _IMAGE_TYPE, _PATIENT_ORIENTATION, _NUMBER_OF_FRAMES = 0x00080008, 0x00200020, 0x00280008
 _WANTED = frozenset(
     {_SPECIFIC_CHARACTER_SET, _IMAGE_TYPE, _PATIENT_ORIENTATION, _NUMBER_OF_FRAMES}
@@ -81,6 +80,7 @@ _WANTED = frozenset(
     | _TEXTS.keys()
     | _NUMBERS.keys()
 )
+_LAST_WANTED = max(_WANTED)
 
 
 def age_in_years(text: str) -> float | None:
@@ -88,14 +88,6 @@ def age_in_years(text: str) -> float | None:
     number, unit = text[:-1], text[-1:]
     days = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}.get(unit)
     return int(number) * days / 365.25 if days and len(number) == 3 and number.isascii() and number.isdigit() else None
-
-
-class _Unusual(Exception):
-    """The walk met something that is left to pydicom."""
-
-
-class _Cut(Exception):
-    """The walk ran past the end of the bytes."""
 
 
 def inspect_file(path: Path) -> InstanceHeader:
@@ -112,191 +104,215 @@ def inspect_file(path: Path) -> InstanceHeader:
             return InstanceHeader(media_type)
         offset, syntax = split_file(beginning)
         size = file.seek(0, 2) - offset
-        header = read_header(beginning[offset:], syntax, size)
-        if header is None:
-            file.seek(offset)
-            header = read_with_pydicom(file, syntax)
-        return header
+
+        def read(at: int, length: int) -> bytes:
+            file.seek(offset + at)
+            return file.read(length)
+
+        return read_header(beginning[offset:], syntax, size, read)
 
 
-def read_header(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) -> InstanceHeader | None:
+def read_header(
+    prefix: bytes | bytearray, transfer_syntax_uid: str, size: int, read: Callable[[int, int], bytes] | None = None
+) -> InstanceHeader:
     """Read the header of a dataset from its first bytes.
 
     Args:
         prefix: The dataset from its first byte, or as much of its beginning as there is.
         transfer_syntax_uid: How it is encoded.
         size: The length of the whole dataset, bytes.
-
-    Returns:
-        The header, or None when it does not end within the prefix or is unusual: then `read_file` has to.
+        read: Gives more of it, by offset and length; where there is none, the prefix has to be enough.
 
     Raises:
-        InputError: It is no DICOM dataset, or the dataset is shorter than it says.
+        InputError: It is no DICOM dataset, it is shorter than it says, or its header is longer than anybody's.
+        OSError: `read` fails.
     """
-    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        return None
     if transfer_syntax_uid in DEFLATED:
-        return _read_deflated(prefix, transfer_syntax_uid, size)
-    try:
-        values, has_pixels = _walk(prefix, transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN, size)
-    except _Unusual:
-        return None
-    except _Cut:
-        if len(prefix) < size:
-            return None
-        raise InputError(Reason.UNREADABLE, f"dataset is truncated. Received: {size} bytes") from None
-    return _header(values, has_pixels, transfer_syntax_uid)
-
-
-def _read_deflated(prefix: bytes | bytearray, transfer_syntax_uid: str, size: int) -> InstanceHeader:
-    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    try:
-        data = inflater.decompress(prefix, _INFLATED_BYTES)
-    except zlib.error as error:
-        raise InputError(Reason.UNREADABLE, "deflated dataset is damaged") from error
-    if not inflater.eof and len(data) < _INFLATED_BYTES and len(prefix) == size:
-        raise InputError(Reason.UNREADABLE, f"deflated dataset is truncated. Received: {size} bytes")
-    try:
+        inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        try:
+            data = inflater.decompress(prefix, _INFLATED_BYTES)
+        except zlib.error as error:
+            raise InputError(Reason.UNREADABLE, "deflated dataset is damaged") from error
+        if not inflater.eof and len(data) < _INFLATED_BYTES and len(prefix) == size:
+            raise InputError(Reason.UNREADABLE, f"deflated dataset is truncated. Received: {size} bytes")
         # How long the whole is shows only at its end.
-        values, has_pixels = _walk(data, False, len(data) if inflater.eof else sys.maxsize)
-    except (_Unusual, _Cut):
-        if not inflater.eof:
-            message = f"no header within the first {len(data)} bytes of the deflated dataset"
-            raise InputError(Reason.UNREADABLE, message) from None
-        header = read_with_pydicom(BytesIO(data), EXPLICIT_VR_LITTLE_ENDIAN)
-        return replace(header, transfer_syntax_uid=transfer_syntax_uid)
-    return _header(values, has_pixels, transfer_syntax_uid)
-
-
-def read_file(path: Path) -> InstanceHeader:
-    """Read the header of a Part 10 file (PS3.10 section 7) with pydicom.
-
-    Raises:
-        InputError: It cannot be read as DICOM.
-        OSError: The file itself cannot be read.
-    """
-    with path.open("rb") as file:
-        return read_with_pydicom(file)
-
-
-def read_with_pydicom(file: BinaryIO, transfer_syntax_uid: str = "") -> InstanceHeader:
-    """Read a header with pydicom, from a Part 10 file or, given its transfer syntax, from a bare dataset.
-
-    Raises:
-        InputError: It cannot be read as DICOM.
-    """
-    if transfer_syntax_uid:
-        file = BytesIO(encode_file_meta("", "", transfer_syntax_uid) + file.read())
-    tags: list[int] = [*_WANTED, *_PIXEL_DATA]
+        walk = _Walk(data, transfer_syntax_uid, len(data) if inflater.eof else sys.maxsize, None)
+    else:
+        walk = _Walk(prefix, transfer_syntax_uid, size, read)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd but readable is no concern of the receiver
-            dataset = pydicom.dcmread(file, force=True, specific_tags=tags, defer_size=4096)
-            values = {int(element.tag): _raw(element) for element in dataset.values()}
-    except Exception as error:  # zlib.error, struct.error, RecursionError, …: damaged bytes bring out anything
-        raise InputError(Reason.UNREADABLE, f"not readable as DICOM. Received: {type(error).__name__}") from error
-    syntax = transfer_syntax_uid or str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    return _header(values, not _PIXEL_DATA.isdisjoint(values), syntax)
+        has_pixels = walk.run()
+    except _TooLong:
+        if walk.tag <= _LAST_WANTED:
+            message = f"no header within the first {walk.seen} bytes of the dataset"
+            raise InputError(Reason.UNREADABLE, message) from None
+        # Thousands of frames are described one by one. All that is asked for came before, but for the pixels.
+        has_pixels = _ROWS in walk.values
+    return _header(walk.values, has_pixels, transfer_syntax_uid)
 
 
-def _raw(element: Any) -> bytes:
-    value, tag = element.value, int(element.tag)
-    if isinstance(value, bytes):
-        if tag in _NUMBERS and len(value) == 2 and not getattr(element, "is_little_endian", True):
-            return value[::-1]
-        return value
-    if tag in _NUMBERS and isinstance(value, int):
-        return _US.pack(value & 0xFFFF)
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-        return "\\".join(map(str, value)).encode("utf-8", "replace")
-    return str(value if value is not None else "").encode("utf-8", "replace")
+class _TooLong(Exception):
+    """There is more before the pixels than is looked at."""
 
 
-def _walk(data: bytes | bytearray, implicit: bool, size: int) -> tuple[dict[int, bytes], bool]:
-    """Walk the top level of a little-endian dataset up to its pixels."""
-    values: dict[int, bytes] = {}
-    position, end = 0, len(data)
-    unpack_short, unpack_long = ELEMENT.unpack_from, LENGTH.unpack_from
-    while position < size:
-        if position + 8 > end:
-            raise _Cut
-        group, element, vr, length = unpack_short(data, position)
-        tag = group << 16 | element
-        if implicit:
-            length = unpack_long(data, position + 4)[0]
+class _Walk:
+    """A walk through the top level of a dataset up to its pixels.
+
+    It goes through a window on the dataset, which moves on where it ends. How often it does is limited, and with it how
+    many elements and items are stepped over: each has eight bytes at least.
+
+    Attributes:
+        values: What is asked for, in little endian.
+        tag: How far it got, where the window had to move or a sequence to be stepped over.
+        seen: How far the window got, bytes.
+    """
+
+    def __init__(
+        self,
+        data: bytes | bytearray,
+        transfer_syntax_uid: str,
+        size: int,
+        read: Callable[[int, int], bytes] | None,
+    ) -> None:
+        self._implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
+        self._big = transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+        self._unpack = _BIG_ELEMENT.unpack_from if self._big else ELEMENT.unpack_from
+        self._unpack_length = _BIG_LENGTH.unpack_from if self._big else LENGTH.unpack_from
+        self._data, self._size, self._total, self._read = data, size, size, read
+        self._base, self._windows = 0, 0
+        self.values: dict[int, bytes] = {}
+        self.tag = 0
+        self.seen = len(data)
+
+    def run(self) -> bool:
+        """Walk; returns whether there are pixels."""
+        implicit, values = self._implicit, self.values
+        unpack, unpack_length = self._unpack, self._unpack_length
+        # Positions are those in the window; `size` is that of the dataset from the window's beginning on.
+        data, position, end, size = self._data, 0, len(self._data), self._size
+        tag, longest = 0, 8 if implicit else 12
+        while position < size:
+            if position + longest > end:
+                if end < size:
+                    self.tag = tag
+                    data, end, size = self._move(position)
+                    position = 0
+                if position + 8 > end:
+                    raise self._truncated()
+            group, element, vr, length = unpack(data, position)
+            tag = group << 16 | element
             start = position + 8
-        elif vr in SHORT_VRS:
-            start = position + 8
-        elif vr in LONG_VRS:
-            if position + 12 > end:
-                raise _Cut
-            length = unpack_long(data, position + 8)[0]
-            start = position + 12
-        else:
-            raise _Unusual
-        if tag in _PIXEL_DATA:
-            if length != UNDEFINED and start + length > size:
-                message = f"pixel data is truncated: {length} bytes declared. Received: {size - start}"
+            if implicit:
+                length = unpack_length(data, position + 4)[0]
+            elif vr not in SHORT_VRS:
+                if vr in LONG_VRS:
+                    if position + 12 > end:
+                        raise self._truncated()
+                    length = unpack_length(data, position + 8)[0]
+                    start = position + 12
+                elif not _is_vr(vr):
+                    length = unpack_length(data, position + 4)[0]
+            if tag in _PIXEL_DATA:
+                if length != UNDEFINED and start + length > size:
+                    message = f"pixel data is truncated: {length} bytes declared. Received: {size - start}"
+                    raise InputError(Reason.UNREADABLE, message)
+                return True
+            if not 0x0002FFFF < tag <= 0x7FE00010:
+                if group > 0x0002:  # nothing that is asked for comes behind the pixels
+                    return False
+                if group == 0x0002:
+                    # In a file it would stand behind the meta group, as if it were part of it (PS3.10 section 7.1).
+                    raise InputError(Reason.UNREADABLE, "file meta elements, group 0002, in the dataset")
+            if length == UNDEFINED:
+                self.tag = tag
+                position = self._skip_sequence(start, implicit or vr == b"UN")
+                data, end, size = self._data, len(self._data), self._size
+                continue
+            if start + length > size:
+                message = f"dataset is truncated in ({group:04X},{element:04X}). Received: {self._total} bytes"
                 raise InputError(Reason.UNREADABLE, message)
-            return values, True
-        if tag > 0x7FE00010 or (group < 8 and group != 0x0002):
-            # Nothing that is asked for comes behind the pixels, and nothing of a dataset before group 0008.
-            if group < 8:
-                raise _Unusual
-            return values, False
-        if length == UNDEFINED:
-            position = _skip_items(data, start, implicit or vr == b"UN", end)
-            continue
-        if start + length > size:
-            message = f"dataset is truncated in ({group:04X},{element:04X}). Received: {size} bytes"
-            raise InputError(Reason.UNREADABLE, message)
-        if tag in _WANTED:
-            if start + length > end:
-                raise _Cut
-            values[tag] = bytes(data[start : start + length])
-        position = start + length
-    return values, False
+            if tag in _WANTED:
+                if start + length > end:
+                    data, end, size = self._move(start)
+                    start = 0
+                    if length > end:
+                        raise InputError(Reason.UNREADABLE, f"({group:04X},{element:04X}) is too long: {length} bytes")
+                value = bytes(data[start : start + length])
+                values[tag] = value[1::-1] if self._big and tag in _NUMBERS else value
+            position = start + length
+        return False
 
-
-def _skip_items(data: bytes | bytearray, position: int, implicit: bool, end: int, depth: int = 0) -> int:
-    """Position behind a sequence of undefined length (PS3.5 section 7.5)."""
-    if depth > 32:
-        raise _Unusual
-    while True:
-        if position + 8 > end:
-            raise _Cut
-        group, element = _TAG.unpack_from(data, position)
-        tag, length = group << 16 | element, LENGTH.unpack_from(data, position + 4)[0]
-        position += 8
-        if tag == _SEQUENCE_END:
-            return position
-        if tag != _ITEM:
-            raise _Unusual
-        position = _skip_dataset(data, position, implicit, end, depth) if length == UNDEFINED else position + length
-
-
-def _skip_dataset(data: bytes | bytearray, position: int, implicit: bool, end: int, depth: int) -> int:
-    """Position behind an item of undefined length."""
-    while True:
-        if position + 8 > end:
-            raise _Cut
-        group, element, vr, length = ELEMENT.unpack_from(data, position)
-        if group << 16 | element == _ITEM_END:
-            return position + 8
-        if implicit:
-            length = LENGTH.unpack_from(data, position + 4)[0]
+    def _skip_sequence(self, position: int, implicit: bool) -> int:
+        """Position behind a sequence of undefined length (PS3.5 section 7.5), in the window as it is then."""
+        unpack, unpack_length = self._unpack, self._unpack_length
+        data, end, size = self._data, len(self._data), self._size
+        # The sequences that are open: whether each is in implicit VR. All but the innermost have an item open, too.
+        levels, in_item = [implicit], False
+        while True:
+            if position + 12 > end < size:
+                data, end, size = self._move(position)
+                position = 0
+            if position + 8 > end:
+                raise self._truncated()
+            group, element, vr, length = unpack(data, position)
+            if in_item and group != 0xFFFE:
+                implicit = levels[-1]
+                if not implicit and vr in LONG_VRS:
+                    if position + 12 > end:
+                        raise self._truncated()
+                    length = unpack_length(data, position + 8)[0]
+                    position += 12
+                else:
+                    if implicit or (vr not in SHORT_VRS and not _is_vr(vr)):
+                        length = unpack_length(data, position + 4)[0]
+                    position += 8
+                if length == UNDEFINED:
+                    if len(levels) == _MAX_DEPTH:
+                        message = f"sequences are nested more than {_MAX_DEPTH} deep"
+                        raise InputError(Reason.UNREADABLE, message)
+                    levels.append(implicit or vr == b"UN")
+                    in_item = False
+                else:
+                    position += length
+                continue
+            tag, length = group << 16 | element, unpack_length(data, position + 4)[0]
             position += 8
-        elif vr in SHORT_VRS:
-            position += 8
-        elif vr in LONG_VRS and position + 12 <= end:
-            length = LENGTH.unpack_from(data, position + 8)[0]
-            position += 12
-        else:
-            raise _Unusual
-        if length == UNDEFINED:
-            position = _skip_items(data, position, implicit or vr == b"UN", end, depth + 1)
-        else:
-            position += length
+            if in_item and tag == _ITEM_END:
+                in_item = False
+            elif not in_item and tag == _ITEM:
+                if length == UNDEFINED:
+                    in_item = True
+                else:
+                    position += length
+            elif not in_item and tag == _SEQUENCE_END:
+                levels.pop()
+                if not levels:
+                    return position
+                in_item = True
+            else:
+                where = f"({self.tag >> 16:04X},{self.tag & 0xFFFF:04X})"
+                raise InputError(Reason.UNREADABLE, f"{where} is no sequence. Received: ({group:04X},{element:04X})")
+
+    def _move(self, position: int) -> tuple[bytes, int, int]:
+        """Move the window: what it holds, how long that is, and how much of the dataset begins with it."""
+        if self._read is None or self._windows == _MAX_WINDOWS:
+            raise _TooLong
+        self._windows += 1
+        self._base += position
+        self._size -= position
+        self._data = self._read(self._base, _WINDOW_BYTES) if self._size > 0 else b""
+        self.seen = self._base + len(self._data)
+        return self._data, len(self._data), self._size
+
+    def _truncated(self) -> InputError:
+        return InputError(Reason.UNREADABLE, f"dataset is truncated. Received: {self._total} bytes")
+
+
+def _is_vr(vr: bytes) -> bool:
+    """Whether these bytes are a VR that nobody knows, with a length of 16 bits; otherwise there is none (implicit VR).
+
+    Some writers change to implicit VR in the middle of a dataset, or within sequences.
+    """
+    return b"AA" <= vr <= b"ZZ"
 
 
 def _header(values: dict[int, bytes], has_pixels: bool, transfer_syntax_uid: str) -> InstanceHeader:

@@ -14,7 +14,7 @@ EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 #: Syntaxes whose whole dataset is deflated (PS3.5 section A.5): with it JPIP Referenced Deflate, of both kinds.
 DEFLATED = frozenset(("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
 
-#: How much of a file is looked at to find its header; an object with more before its pixels is left to pydicom.
+#: How much of a file is looked at at once to find its header.
 HEAD_BYTES = 1 << 20
 
 #: The first bytes of a file → what it is.
@@ -61,8 +61,10 @@ def split_file(data: bytes | bytearray) -> tuple[int, str]:
     """
     has_preamble = bytes(data[128:132]) == b"DICM"
     position, end, syntax = 132 if has_preamble else 0, len(data), ""
-    # The meta group is always Explicit VR Little Endian (PS3.10 section 7.1).
-    while position + 12 <= end:
+    # The meta group is always Explicit VR Little Endian (PS3.10 section 7.1). Strangers' lengths of it are often wrong,
+    # so it ends with the last element of group 0002; but behind one that we wrote, a dataset may begin with anything.
+    behind, is_ours = 0, False
+    while position + 12 <= end and not (is_ours and position == behind):
         group, element, vr, length = ELEMENT.unpack_from(data, position)
         if group != 0x0002:
             break
@@ -71,7 +73,11 @@ def split_file(data: bytes | bytearray) -> tuple[int, str]:
             length, start = LENGTH.unpack_from(data, position + 8)[0], position + 12
         elif vr not in SHORT_VRS:
             raise InputError(Reason.UNREADABLE, "damaged file meta group")
-        if element == 0x0010:
+        if element == 0x0000 and vr == b"UL":
+            behind = start + length + LENGTH.unpack_from(data, start)[0]
+        elif element == 0x0012:
+            is_ours = bytes(data[start : start + length]).rstrip(b"\0") == IMPLEMENTATION_CLASS_UID.encode()
+        elif element == 0x0010:
             syntax = clean(bytes(data[start : start + length]).decode("ascii", "replace"))[:64]
         position = start + length
     if position + 12 > end and (syntax or has_preamble):

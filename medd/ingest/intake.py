@@ -7,7 +7,6 @@ import logging
 import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +86,7 @@ class Intake:
             InputError: It is no readable DICOM dataset.
             OSError: The disk fails.
         """
-        header = headers.read_header(writer.head, transfer_syntax_uid, writer.size)
-        if header is not None:
-            return header
-        if writer.size == len(writer.head):
-            return headers.read_with_pydicom(BytesIO(writer.head), transfer_syntax_uid)
-        return replace(headers.read_file(writer.part), transfer_syntax_uid=transfer_syntax_uid)
+        return headers.read_header(writer.head, transfer_syntax_uid, writer.size, writer.read)
 
     def receive_dataset(self, writer: SpoolWriter, header: InstanceHeader, origin: str) -> Receipt:
         """Make the bytes in `writer` an instance. When this returns, bytes and row survive a power failure.

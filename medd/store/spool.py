@@ -293,26 +293,31 @@ class SpoolWriter:
         write_all(self._file, data)
         self._unsynced += len(data)
         if self._unsynced >= BUFFER_BYTES:
-            # A large object goes to the disk while it still comes in.
+            # A large object goes to the disk while it still comes in, and others beside it.
             start_writeback(self._file)
             self._unsynced = 0
 
     def _open(self) -> None:
         self._check_space()
-        self._file = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         written = os.writev(self._file, (self._prefix, self.head))
         if written < len(self._prefix) + len(self.head):
             write_all(self._file, (self._prefix + self.head)[written:])
+
+    def read(self, at: int, length: int) -> bytes:
+        """Content again, from an offset on.
+
+        Raises:
+            OSError: The disk is failing.
+        """
+        if self._file is None:
+            return bytes(self.head[at : at + length])
+        return os.pread(self._file, length, len(self._prefix) + at)
 
     @property
     def sha256(self) -> str:
         """Digest of the content so far, in hex."""
         return self._digest.hexdigest()
-
-    @property
-    def part(self) -> Path:
-        """The unfinished file; it exists only when the content is larger than `head`."""
-        return Path(self._part)
 
     def publish(self) -> None:
         """Give the complete file its name. It survives a crash of this process now, and a power failure after `sync`.

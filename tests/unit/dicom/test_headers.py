@@ -1,8 +1,11 @@
 import contextlib
 import struct
 import time
+import warnings
 import zlib
+from dataclasses import replace
 from io import BytesIO
+from typing import Any
 
 import pydicom
 import pytest
@@ -11,13 +14,15 @@ from hypothesis import strategies as st
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
 
-from medd.dicom import part10
-from medd.dicom.headers import inspect_file, read_header, read_with_pydicom
+from medd.dicom import headers, part10
+from medd.dicom.headers import inspect_file, read_header
 from medd.dicom.part10 import split_file
 from medd.errors import InputError
 from medd.records import InstanceHeader, MediaType, Reason
 from medd.testing import dicom_radiograph, jpeg_radiograph
+from tests.fuzz.objects import odd_objects
 
 IMPLICIT, EXPLICIT = str(uid.ImplicitVRLittleEndian), str(uid.ExplicitVRLittleEndian)
 BIG, DEFLATED = str(uid.ExplicitVRBigEndian), str(uid.DeflatedExplicitVRLittleEndian)
@@ -62,15 +67,40 @@ def item(content: bytes, *, undefined: bool = True) -> bytes:
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 
 
+def by_pydicom(data: bytes, syntax: str) -> InstanceHeader:
+    """The header as it is made of the values that pydicom reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = BytesIO(part10.encode_file_meta("", "", syntax) + data)
+        dataset = pydicom.dcmread(file, force=True, specific_tags=[*headers._WANTED, *headers._PIXEL_DATA])
+        values = {int(element.tag): raw(element) for element in dataset.values()}
+    return headers._header(values, not headers._PIXEL_DATA.isdisjoint(values), syntax)
+
+
+def raw(element: Any) -> bytes:
+    value = element.value
+    if not isinstance(value, bytes):
+        values = value if isinstance(value, (list, tuple, MultiValue)) else [value]
+        return "\\".join(map(str, values)).encode()
+    if element.tag in headers._NUMBERS and not getattr(element, "is_little_endian", True):
+        return value[1::-1]
+    return value
+
+
 def both_roads(data: bytes, syntax: str) -> InstanceHeader:
-    """The header by the quick walk, which is what pydicom reads too."""
-    quick = read_header(data, syntax, len(data))
-    assert quick is not None, "the quick walk gave up"
-    assert quick == read_with_pydicom(BytesIO(data), syntax)
-    return quick
+    """The header, which is what pydicom reads too; also of a file of which only the first bytes are in memory."""
+    header = read_header(data, syntax, len(data))
+    assert header == by_pydicom(data, syntax)
+    for known in (0, 8, 100):
+        assert in_pieces(data, syntax, known) == header
+    return header
 
 
-# The quick walk reads what pydicom reads
+def in_pieces(data: bytes, syntax: str, known: int = 0) -> InstanceHeader:
+    return read_header(data[:known], syntax, len(data), lambda at, length: data[at : at + length])
+
+
+# What is read is what pydicom reads
 
 
 @PLAIN
@@ -235,15 +265,26 @@ def test_number_of_frames_is_a_number_or_unknown(value, frames):
 
 @pytest.mark.parametrize("syntax", [BIG, DEFLATED], ids=["big endian", "deflated"])
 def test_unusual_encodings_are_read_all_the_same(syntax, tmp_path):
-    ds = small_film()
+    inner = Dataset()
+    inner.PatientID, inner.ReferencedStudySequence = "NOT THIS ONE", [Dataset()]
+    ds = small_film(RequestAttributesSequence=[inner, inner], ReferencedStudySequence=[], NumberOfFrames="1")
+    ds["RequestAttributesSequence"].is_undefined_length = inner.is_undefined_length_sequence_item = True
     data = encode(ds, syntax)
-    header = read_header(data, syntax, len(data)) or read_with_pydicom(BytesIO(data), syntax)
+    header = read_header(data, syntax, len(data))
     usual = both_roads(encode(ds, EXPLICIT), EXPLICIT)
-    fields = {name: getattr(usual, name) for name in usual.__slots__} | {"transfer_syntax_uid": syntax}
-    assert header == InstanceHeader(**fields)
+    assert header == replace(usual, transfer_syntax_uid=syntax)
+    if syntax == BIG:
+        assert both_roads(data, syntax) == header
     path = tmp_path / "file"
     path.write_bytes(part10.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, syntax) + data)
     assert inspect_file(path) == header
+
+
+def test_vr_that_nobody_knows_and_one_that_is_missing_are_stepped_over():
+    for odd in (element(9, 0x1001, b"QQ", b"1234"), struct.pack("<HHI", 9, 0x1001, 4) + b"1234"):
+        inside = element(8, 0x1140, b"SQ", item(LEAST + odd) + SEQUENCE_END, length=UNDEFINED)
+        data = LEAST + element(9, 0x10, b"LO", b"ACME") + odd + inside + element(0x10, 0x20, b"LO", b"P1") + PIXELS
+        assert both_roads(data, EXPLICIT).patient_id == "P1"
 
 
 def test_damaged_deflated_dataset_is_unreadable():
@@ -271,8 +312,10 @@ def test_prefix_that_is_shorter_than_the_header_is_not_enough(syntax):
     data = encode(small_film(), syntax)
     full = read_header(data, syntax, len(data))
     pixels = len(data) - 32 * 32 * 2
-    for cut in (0, 7, 9, 100, 300, pixels - 100):
-        assert read_header(data[:cut], syntax, len(data)) is None
+    for cut in (0, 7, 9, 100, 300):
+        with pytest.raises(InputError, match=f"no header within the first {cut} bytes"):
+            read_header(data[:cut], syntax, len(data))
+        assert in_pieces(data, syntax, cut) == full
     assert read_header(data[:pixels], syntax, len(data)) == full
 
 
@@ -307,13 +350,85 @@ def test_what_is_no_object_is_refused(data, message):
         read_header(data, EXPLICIT, len(data))
 
 
-def test_sequences_nested_beyond_reason_are_left_to_pydicom():
-    deep = b""
-    for _ in range(40):
-        deep = element(8, 0x1140, b"SQ", item(deep) + SEQUENCE_END, length=UNDEFINED)
-    data = LEAST + deep + element(0x10, 0x20, b"LO", b"P1")
-    assert read_header(data, EXPLICIT, len(data)) is None
-    assert read_with_pydicom(BytesIO(data), EXPLICIT).patient_id == "P1"
+# What takes long is given up, and counted by what is read
+
+
+class Read:
+    """A dataset that is not in memory, and how often it is read."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.data, self.times = b"".join(parts), 0
+
+    def __call__(self, at: int, length: int) -> bytes:
+        self.times += 1
+        return self.data[at : at + length]
+
+    def header(self) -> InstanceHeader:
+        return read_header(self.data[:100], EXPLICIT, len(self.data), self)
+
+
+EMPTY_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+
+
+@pytest.mark.parametrize("start", [element(8, 0x1140, b"SQ", b"", length=UNDEFINED), b""], ids=["items", "elements"])
+def test_header_without_end_is_given_up(start, monkeypatch):
+    monkeypatch.setattr(headers, "_MAX_WINDOWS", 20)
+    many = start + (EMPTY_ITEM if start else element(8, 0x5, b"CS", b"")) * (1 << 17)
+    read = Read(LEAST, many, SEQUENCE_END if start else b"", element(0x28, 0x10, b"US", b"\2\0"), PIXELS)
+    with pytest.raises(InputError, match="no header within the first 3276"):
+        read.header()
+    assert read.times == 20
+
+
+def test_frames_described_one_by_one_are_not_walked_to_their_end(monkeypatch):
+    frames = element(0x5200, 0x9230, b"SQ", item(item(b"")[:0] + LEAST) * 5000 + SEQUENCE_END, length=UNDEFINED)
+    image = element(0x28, 8, b"IS", b"5000") + element(0x28, 0x10, b"US", b"\2\0")
+    whole = Read(LEAST, image, frames, PIXELS)
+    header = whole.header()
+    assert (header.number_of_frames, header.rows, header.has_pixel_data) == (5000, 2, True)
+    monkeypatch.setattr(headers, "_MAX_WINDOWS", 5)
+    part = Read(LEAST, image, frames, PIXELS)
+    assert part.header() == header
+    assert part.times == 5 < whole.times
+
+
+def test_what_is_large_is_not_read():
+    large = element(9, 0x1000, b"OB", bytes(1 << 22)) + element(8, 0x1140, b"SQ", item(bytes(1 << 22), undefined=False))
+    overlay = element(0x6000, 0x3000, b"OW", bytes(1 << 21))
+    read = Read(LEAST, large, element(0x10, 0x20, b"LO", b"P1"), overlay, PIXELS)
+    assert read.header() == by_pydicom(read.data, EXPLICIT)
+    assert read.times < 6
+
+
+def test_sequences_are_nested_within_reason():
+    for depth in (40, headers._MAX_DEPTH, headers._MAX_DEPTH + 1, 5000):
+        deep = b""
+        for _ in range(depth):
+            deep = element(8, 0x1140, b"SQ", item(deep) + SEQUENCE_END, length=UNDEFINED)
+        data = LEAST + deep + element(0x10, 0x20, b"LO", b"P1")
+        if depth <= headers._MAX_DEPTH:
+            assert read_header(data, EXPLICIT, len(data)).patient_id == "P1"
+        else:
+            with pytest.raises(InputError, match="nested"):
+                read_header(data, EXPLICIT, len(data))
+
+
+@pytest.mark.parametrize("wrong", [b"text", ITEM_END, element(0x10, 0x20, b"LO", b"P1"), item(b"") + ITEM_END])
+def test_sequence_of_something_else_than_items_is_refused(wrong):
+    data = LEAST + element(8, 0x1140, b"SQ", wrong + bytes(20), length=UNDEFINED)
+    with pytest.raises(InputError, match=r"\(0008,1140\) is no sequence"):
+        read_header(data, EXPLICIT, len(data))
+
+
+def test_odd_objects_are_read_without_pydicom(monkeypatch, tmp_path):
+    objects = {name: data for name, _, data in odd_objects()}
+    monkeypatch.setattr(pydicom, "dcmread", None)
+    monkeypatch.setattr(pydicom.filereader, "data_element_generator", None)
+    path = tmp_path / "odd"
+    for data in objects.values():
+        path.write_bytes(data)
+        with contextlib.suppress(InputError):
+            inspect_file(path)
 
 
 # Files
@@ -382,6 +497,23 @@ def test_picture_has_a_header_with_nothing_but_its_kind(tmp_path):
     assert inspect_file(path) == InstanceHeader(MediaType.JPEG)
 
 
+def test_meta_group_of_ours_ends_where_it_says_and_a_strangers_behind_its_last_element(tmp_path):
+    ds = small_film()
+    data = part10.encode_file_meta(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT) + encode(ds, EXPLICIT)
+    offset, _ = split_file(data)
+    more = element(2, 0x10, b"UI", uid.JPEG2000.encode() + b"\0" * (len(uid.JPEG2000) % 2))
+    longer = data[:offset] + more + data[offset:]
+    assert split_file(longer) == (offset, EXPLICIT)
+    other = longer.replace(part10.IMPLEMENTATION_CLASS_UID.encode(), b"1" * len(part10.IMPLEMENTATION_CLASS_UID))
+    assert split_file(other) == (offset + len(more), uid.JPEG2000)
+
+
+def test_dataset_with_file_meta_elements_is_refused():
+    for data in (element(2, 0x10, b"UI", b"1.2\0") + LEAST + PIXELS, LEAST + element(2, 0x16, b"AE", b"CR") + PIXELS):
+        with pytest.raises(InputError, match="file meta elements"):
+            read_header(data, EXPLICIT, len(data))
+
+
 def test_header_longer_than_the_prefix_is_read_from_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(part10, "HEAD_BYTES", 512)
     path = tmp_path / "film.dcm"
@@ -412,14 +544,10 @@ FUZZ = settings(max_examples=150, deadline=2000, derandomize=True, suppress_heal
 
 
 def read_anything(data: bytes, syntax: str) -> None:
-    for size in (len(data), len(data) + 1000):
-        try:
-            header = read_header(data, syntax, size)
-        except InputError:
-            continue
-        assert header is None or isinstance(header, InstanceHeader)
-    with contextlib.suppress(InputError):
-        read_with_pydicom(BytesIO(data), syntax)
+    for size, known in ((len(data), len(data)), (len(data) + 1000, len(data)), (len(data), 20)):
+        for read in (None, lambda at, length: data[at : at + length]):
+            with contextlib.suppress(InputError):
+                assert isinstance(read_header(data[:known], syntax, size, read), InstanceHeader)
     try:
         offset, found = split_file(data)
     except InputError:
