@@ -38,10 +38,15 @@ log = logging.getLogger(__name__)
 
 
 class Body:
-    """The body of a request: an iterator for a thread that `work_off` started."""
+    """The body of a request: an iterator for a thread that `work_off` started.
+
+    It raises `ClientDisconnect` when the sender has gone. Whoever has stored something by then returns what, so that it
+    is noted; nobody sees the answer.
+    """
 
     def __init__(self, request: Request) -> None:
         self._receive, self._stopping = request.receive, get_context(request).stopping
+        self._peer = address_of(request)
         self._is_complete = False
 
     def __iter__(self) -> "Body":
@@ -58,6 +63,7 @@ class Body:
             with anyio.move_on_after(_LOOK_S):
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
+                    log.warning("a sender of images has gone", extra={"event": "upload.lost", "peer": self._peer})
                     raise ClientDisconnect
                 self._is_complete = not message.get("more_body", False)
                 return bytes(message.get("body", b""))
@@ -85,7 +91,6 @@ async def work_off(request: Request, work: Callable[[Body], T]) -> T:
         # Not by the limiter of all other threads, whose places are for who is answered at once.
         return await anyio.to_thread.run_sync(work, Body(request), limiter=anyio.CapacityLimiter(1))
     except ClientDisconnect:  # an answer that nobody will see
-        log.warning("a sender of images has gone", extra={"event": "upload.lost", "peer": address_of(request)})
         raise HTTPException(400, "the sender has gone") from None
     finally:
         slots.release_on_behalf_of(request)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from medd.errors import InputError, PluginError, TransientError
 from medd.ingest.multipart import BadMultipart, boundary_of, parameters_of, read_parts
@@ -100,7 +101,7 @@ def store_parts(context: Context, parts: Iterable[Iterable[bytes]], origin: str,
 
     Raises:
         BadMultipart: The body is none.
-        HTTPException: It broke off.
+        HTTPException, ClientDisconnect: It broke off.
     """
     limit = context.settings.listener.max_object_mib << 20
     away = 0
@@ -125,7 +126,7 @@ def store_parts(context: Context, parts: Iterable[Iterable[bytes]], origin: str,
             assert arrival.header is not None
             report.stored.append((arrival.header.sop_class_uid, arrival.header.sop_instance_uid))
             report.studies[study_key(arrival.header.study_instance_uid, receipt.sha256)] += 1
-        except (BadMultipart, HTTPException):
+        except (BadMultipart, HTTPException, ClientDisconnect):
             report.fail(arrival.header, CANNOT_UNDERSTAND, 400)
             raise
         except InputError as error:
@@ -154,7 +155,7 @@ def _store(context: Context, boundary: bytes, origin: str, study: str, body: Bod
         store_parts(context, parts, origin, study, report)
         for _ in body:  # what stands behind the last part
             pass
-    except (BadMultipart, HTTPException) as error:
+    except (BadMultipart, HTTPException, ClientDisconnect) as error:
         if not report.stored:
             raise (HTTPException(400, str(error)) if isinstance(error, BadMultipart) else error) from None
         if 400 not in report.statuses:  # what is stored must be told of, and that there was more

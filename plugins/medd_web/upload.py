@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.requests import ClientDisconnect
 
 from medd.errors import InputError, PluginError, TransientError
 from medd.ingest.multipart import BadMultipart, boundary_of, parameters_of, read_parts
@@ -118,7 +119,7 @@ def _take_all(context: Context, boundary: bytes, user: User, host: str, body: Bo
                 continue
             outcomes.append(take(context, part, name, origin_of(user.name, host, name)))
             away = outcomes[-1] if outcomes[-1].code in (503, 507) else None
-    except (BadMultipart, HTTPException) as error:
+    except (BadMultipart, HTTPException, ClientDisconnect) as error:
         if not outcomes:
             raise (HTTPException(400, str(error)) if isinstance(error, BadMultipart) else error) from None
         if outcomes[-1].code != 400:

@@ -311,13 +311,33 @@ def test_more_parts_than_are_taken(web, monkeypatch):
     }
 
 
-def connect(web: Web, headers: str, body: bytes = b"") -> socket.socket:
+def connect(web: Web, headers: str, body: bytes = b"", path: str = "/dicom-web/studies") -> socket.socket:
     """A request whose body has begun, on a bare socket."""
     parts = urlsplit(web.url)
     opened = socket.create_connection((parts.hostname, parts.port), timeout=30)
-    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}\r\n\r\n"
     opened.sendall(head.encode() + body)
     return opened
+
+
+def test_what_came_before_its_sender_hung_up_is_in_the_audit_trail(web):
+    form = b'Content-Disposition: form-data; name="files"; filename="a"\r\n'
+    ways = {
+        "STOW-RS": ("/dicom-web/studies", RELATED, b""),
+        "upload": ("/upload", "multipart/form-data; boundary=XX", form),
+    }
+    for count, (how, (path, kind, header)) in enumerate(ways.items()):
+        one, two = cheap_series(2, rows=64, columns=64, seed=count)
+        body = multipart(one, header=header, end=b"") + multipart(two, header=header)[:-500]
+        with connect(web, f"Content-Type: {kind}\r\nContent-Length: 1000000", body, path):
+            wait_until(lambda count=count: len(rows(web)) == count + 1)
+
+        def noted(how: str = how) -> bool:
+            with web.database.read() as connection:
+                events = list(find_events(connection, EventFilter(action="images_received")))
+            return f"1 by {how}" in [event["detail"] for event in events]
+
+        wait_until(noted)
 
 
 def test_slow_senders_take_no_place_of_others_and_are_given_up(web, monkeypatch):
