@@ -81,8 +81,12 @@ class InstanceInserter:
         lock = f"SELECT study FROM study WHERE study = {mark.format('study')} FOR UPDATE"
         self._recount = (*(() if database.is_sqlite else (lock,)), refresh_statement(mark))
         self._open = outbox.statement(mark)
+        # Its bytes lie here now, whichever host had them: that one may be gone for good.
+        self._bring = f"UPDATE job SET spool = {spool} WHERE instance_id = {id_} AND spool <> {spool}"
         self._keep = f"DELETE FROM purged WHERE instance_id = {id_} RETURNING instance_id"
-        self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}"
+        # Held until it is answered for: retention deletes no row that is, and one that it has in hand is waited for.
+        hold = "" if database.is_sqlite else " FOR KEY SHARE"
+        self._known = f"SELECT id, status, reason FROM instance WHERE sha256 = {sha256}{hold}"
 
     def add(self, rows: Sequence[dict[str, Any]]) -> dict[str, Added]:
         """Insert instances, and a job for each that is pending, in one transaction; same bytes again change nothing.
@@ -176,8 +180,11 @@ class InstanceInserter:
             id_, status, reason = known
             # Its bytes had been deleted, and are there again; unless that was after they were published. Whoever
             # deletes them holds the row that we have just deleted, so what we see now stays so.
-            if cursor.execute(self._keep, {"id": id_}).fetchone() and not self._has_bytes(row):
+            is_kept_anew = cursor.execute(self._keep, {"id": id_}).fetchone() is not None
+            if is_kept_anew and not self._has_bytes(row):
                 raise TransientError("spool: the image's old file has just been deleted")
+            if is_kept_anew or status == Status.PENDING:
+                cursor.execute(self._bring, {"id": id_, "spool": self._spool})
             if status == Status.FAILED:
                 # Sent again after the work on it failed for good: the sender wants it tried again.
                 for statement in self._revive:

@@ -17,7 +17,7 @@ The same image sent again meanwhile takes its row of `purged` back and looks whe
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -205,6 +205,9 @@ class Retention:
                     for key, one in judged.items()
                     if not one.why and len(one.images) == one.gone + (len(one.here) if dry_run else 0)
                 }
+                if going and not dry_run:
+                    held = self._hold_gone(connection, {id_ for one in going.values() for id_ in one.images})
+                    going = {key: one for key, one in going.items() if one.images <= held}
                 outcome.results += len(going)
                 if going and not dry_run:
                     for table in (delivery, report, sent, study):
@@ -213,6 +216,15 @@ class Retention:
                     connection.execute(instance.delete().where(i.id.in_(ids)))
             if self._pause():
                 return
+
+    @staticmethod
+    def _hold_gone(connection: Connection, ids: Collection[int]) -> set[int]:
+        """Which of these images have no bytes now, and get none until the transaction ends.
+
+        One that is just being sent again has its rows held by its receiver, and is left out: nobody waits for another.
+        """
+        held = sa.select(i.id).join_from(instance, purged).where(i.id.in_(ids), purged.c.gone)
+        return set(connection.scalars(held.with_for_update(of=(instance, purged), skip_locked=True)))
 
     def _delete_commitments(self, before: datetime, outcome: Outcome, *, dry_run: bool) -> None:
         """Delete old transactions that nothing hangs on: our own questions, and answers that were never heard."""

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from medd.store import retention as module
 from medd.store.annotations import annotate
 from medd.store.audit import EventFilter, find_events
 from medd.store.commitments import Commitments, judge
-from medd.store.database import Database
+from medd.store.database import Database, check_schema
+from medd.store.expiry import Expiry
 from medd.store.inserts import InstanceInserter
 from medd.store.outbox import Outbox
 from medd.store.repository import record_predictions, set_not_assessed
@@ -278,6 +279,65 @@ def test_sent_again_while_its_file_is_deleted_an_image_is_refused_for_the_time_b
     assert len(ward.kept()) == 1
 
 
+@pytest.fixture
+def pg_ward(postgres_url: str, tmp_path: Path) -> Iterator[Ward]:
+    """On SQLite one writes at a time: there is no in between."""
+    database = Database(postgres_url)
+    check_schema(database)
+    yield Ward(database, tmp_path / "spool")
+    database.close()
+
+
+def waits_for_a_lock(ward: Ward) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ward.database.read() as connection:
+        return bool(connection.scalar(sa.text(waiting)))
+
+
+@pytest.mark.peers
+def test_sent_again_when_all_of_it_was_to_be_deleted_an_image_stays(pg_ward, monkeypatch):
+    id_ = pg_ward.done(1, days=400)
+    pg_ward.retention.run(WEEK)
+    judge_now = Expiry.judge
+
+    def sent_again(self: Expiry, *arguments: Any, **options: Any) -> Any:
+        judged = judge_now(self, *arguments, **options)
+        assert pg_ward.receive(1) == id_
+        return judged
+
+    monkeypatch.setattr(Expiry, "judge", sent_again)
+    assert pg_ward.retention.run(Rules(results=timedelta(days=365))).results == 0
+    assert pg_ward.kept() == {id_}
+
+
+@pytest.mark.peers
+def test_sent_again_while_all_of_it_is_deleted_an_image_is_refused_for_the_time_being(pg_ward, monkeypatch):
+    pg_ward.done(1, days=400)
+    pg_ward.retention.run(WEEK)
+    hold, answers = Retention._hold_gone, []
+
+    def answer() -> None:
+        try:
+            answers.append(pg_ward.receive(1))
+        except TransientError as error:
+            answers.append(str(error))
+
+    sender = threading.Thread(target=answer)
+
+    def sent_again(connection: sa.Connection, ids: set[int]) -> set[int]:
+        held = hold(connection, ids)
+        sender.start()
+        wait_until(lambda: answers or waits_for_a_lock(pg_ward), what="the sender's turn")
+        assert not answers, "nothing is said before it is sure"
+        return held
+
+    monkeypatch.setattr(Retention, "_hold_gone", staticmethod(sent_again))
+    assert pg_ward.retention.run(Rules(results=timedelta(days=365))).results == 1
+    sender.join()
+    assert answers == ["database: the image's old row has just been deleted"]
+    assert pg_ward.count(instance) == 0
+
+
 def test_images_that_are_sent_again_all_the_while_are_never_lost(ward):
     """Whoever got a row without an error has its file, however retention and receiver meet."""
     for number in range(20):
@@ -362,6 +422,17 @@ def test_what_lies_in_another_hosts_spool_is_left_to_that_host(ward, tmp_path):
     assert theirs.retention.run(both).images == 2
     assert theirs.files() == set()
     assert mine not in (foreign, refused)
+
+
+def test_what_is_sent_again_to_another_host_is_worked_on_and_deleted_there(ward, tmp_path):
+    theirs = Ward(ward.database, tmp_path / "other")
+    old = ward.done(1)
+    ward.retention.run(WEEK)
+    moved, stays = ward.receive(2), ward.receive(3)
+    assert [theirs.receive(number) for number in (1, 2)] == [old, moved]
+    assert [[one.instance_id for one in each.queue.claim(CLASSIFY, 9)] for each in (theirs, ward)] == [[moved], [stays]]
+    assert theirs.retention.run(WEEK).images == 1
+    assert len(theirs.files()) == 1
 
 
 def test_a_spool_that_cannot_be_written_ends_the_run_and_the_next_one_goes_on(ward, monkeypatch):
