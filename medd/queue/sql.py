@@ -17,6 +17,8 @@ from medd.store.outbox import Outbox
 from medd.store.tables import instance, job, prediction, purged
 from medd.store.tally import refresh
 
+#: Which goes first.
+_ORDER = (job.c.priority, job.c.id)
 #: Jobs that come back in one transaction.
 _AT_ONCE = 500
 #: What a job that nobody holds has.
@@ -56,6 +58,9 @@ class SqlQueue:
     ) -> None:
         self.database, self.owner, self.lease_s, self.max_attempts = database, owner, lease_s, max_attempts
         self.spool, self.outbox = spool, outbox
+        #: For each kind what may be claimed, and how often the first of it was tried. Built once: an idle worker asks
+        #: several times a second, and building costs more than asking.
+        self._looks: dict[str, tuple[ColumnElement[bool], sa.Select[Any]]] = {}
 
     def _in(self, seconds: float) -> ColumnElement[datetime]:
         return from_now(self.database, seconds)
@@ -71,14 +76,7 @@ class SqlQueue:
         Raises:
             TransientError: The database is away.
         """
-        ready = (
-            (job.c.kind == kind)
-            & (job.c.spool == self.spool)
-            & (job.c.state == JobState.PENDING)
-            & (job.c.available_at.is_(None) | self._reached(job.c.available_at))
-        )
-        order = (job.c.priority, job.c.id)
-        first = sa.select(job.c.attempts).where(ready).order_by(*order).limit(1)
+        ready, first = self._looks.get(kind) or self._looks.setdefault(kind, self._look(kind))
         with self.database.read() as connection:
             attempts = connection.scalar(first)
         if attempts is None:
@@ -88,7 +86,7 @@ class SqlQueue:
         else:
             ready &= job.c.attempts < 2
         token = secrets.token_hex(16)
-        chosen = sa.select(job.c.id).where(ready).order_by(*order).limit(limit).with_for_update(skip_locked=True)
+        chosen = sa.select(job.c.id).where(ready).order_by(*_ORDER).limit(limit).with_for_update(skip_locked=True)
         statement = (
             job.update()
             .where(job.c.id.in_(chosen))
@@ -103,6 +101,15 @@ class SqlQueue:
         )
         with self.database.write() as connection:
             return sorted((Job(*row) for row in connection.execute(statement)), key=lambda claimed: claimed.id)
+
+    def _look(self, kind: str) -> tuple[ColumnElement[bool], sa.Select[Any]]:
+        ready = (
+            (job.c.kind == kind)
+            & (job.c.spool == self.spool)
+            & (job.c.state == JobState.PENDING)
+            & (job.c.available_at.is_(None) | self._reached(job.c.available_at))
+        )
+        return ready, sa.select(job.c.attempts).where(ready).order_by(*_ORDER).limit(1)
 
     def extend(self, tokens: Sequence[str]) -> None:
         """The heartbeat: every job still running under these tokens holds for another lease.

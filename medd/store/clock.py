@@ -11,9 +11,10 @@ from medd.store.tables import UtcDateTime
 
 
 def from_now(database: Database, seconds: float) -> ColumnElement[datetime]:
-    """The moment `seconds` from now."""
+    """The moment `seconds` from when the statement is executed, so that one that is asked often is built once."""
     if database.is_sqlite:
-        return sa.literal(datetime.now(UTC) + timedelta(seconds=seconds), UtcDateTime)
+        ahead = timedelta(seconds=seconds)
+        return sa.bindparam(None, callable_=lambda: datetime.now(UTC) + ahead, type_=UtcDateTime, unique=True)
     return sa.func.statement_timestamp() + sa.literal(timedelta(seconds=seconds), sa.Interval)
 
 

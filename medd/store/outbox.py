@@ -112,6 +112,8 @@ class Deliveries:
 
     def __init__(self, database: Database, owner: str = "", lease_s: float = 60, spool: str = "") -> None:
         self.database, self.owner, self.lease_s, self.spool = database, owner, lease_s, spool
+        #: For each destination what may be claimed, and whether there is any; built once, as it is asked all the time.
+        self._looks: dict[str, tuple[sa.ColumnElement[bool], sa.Select[Any]]] = {}
 
     def claim(self, destination: str, limit: int) -> list[Delivery]:
         """Claim what is to be sent to a destination, the longest waiting first.
@@ -122,11 +124,9 @@ class Deliveries:
         if limit < 1:
             return []
         d = delivery.c
-        # By the index and no further: on SQLite the receiver waits while we look. `recover` mends what lies far ahead.
-        ready = (d.state == sa.literal_column("'pending'")) & (d.destination == destination) & (d.spool == self.spool)
-        ready &= d.available_at <= from_now(self.database, 0)
+        ready, look = self._looks.get(destination) or self._looks.setdefault(destination, self._look(destination))
         with self.database.read() as connection:
-            if connection.scalar(sa.select(d.id).where(ready).limit(1)) is None:
+            if connection.scalar(look) is None:
                 return []
         chosen = sa.select(d.id).where(ready).order_by(d.available_at, d.id).limit(limit)
         claimed = (
@@ -143,6 +143,13 @@ class Deliveries:
         )
         with self.database.write() as connection:
             return sorted((Delivery(*row) for row in connection.execute(claimed)), key=lambda one: one.id)
+
+    def _look(self, destination: str) -> tuple[sa.ColumnElement[bool], sa.Select[Any]]:
+        d = delivery.c
+        # By the index and no further: on SQLite the receiver waits while we look. `recover` mends what lies far ahead.
+        ready = (d.state == sa.literal_column("'pending'")) & (d.destination == destination) & (d.spool == self.spool)
+        ready &= d.available_at <= from_now(self.database, 0)
+        return ready, sa.select(d.id).where(ready).limit(1)
 
     def extend(self, held: Sequence[Delivery]) -> None:
         """The heartbeat: what is held, of what was claimed, holds for another lease.
