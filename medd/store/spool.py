@@ -70,7 +70,7 @@ class Spool:
 
         Raises:
             OSError: The folder cannot be written, or the bucket not be reached.
-            SettingsError: The folder is another bucket's.
+            SettingsError: The folder is another bucket's, or was a spool or a cache and is to be the other.
         """
         incoming = self.root / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
@@ -294,6 +294,7 @@ class SpoolWriter:
         self._unsynced += len(data)
         if self._unsynced >= BUFFER_BYTES:
             # A large object goes to the disk while it still comes in, and others beside it.
+            self._check_space()
             start_writeback(self._file)
             self._unsynced = 0
 

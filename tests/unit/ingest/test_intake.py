@@ -90,6 +90,19 @@ def file_of(tmp_path: Path, data: bytes, name: str = "film.dcm") -> Path:
 # What is taken in
 
 
+def test_object_on_its_way_in_ends_where_the_disk_gets_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("medd.store.spool._LOOK_S", 0.0)
+    spool = Spool(tmp_path / "spool", min_free_mib=1)
+    spool.prepare()
+    writer = spool.writer()
+    writer.write(bytes(2 << 20))
+    spool._min_free_mib = 1 << 40
+    with pytest.raises(OSError, match="min_free_mib"):
+        writer.write(bytes(1 << 20))
+    writer.discard()
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
 def test_bytes_lie_in_the_spool_under_their_digest_when_the_row_is_there(door):
     [data] = cheap_series(1, rows=64, columns=64, part10=False)
     receipt = door.store(data)
