@@ -166,6 +166,7 @@ def _check(settings: Settings, stages: Sequence[str]) -> None:
         from medd.deliver.build import build_destinations
 
         build_destinations(settings, plugins.destinations(manager))
+    pipeline.open_spool(settings)  # made once, before all parts open it at the same moment
     database.close()
 
 
