@@ -332,9 +332,8 @@ def _decode_frame(dataset: Dataset, keyword: str) -> tuple[NDArray[Any], str]:
     plugin = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "pylibjpeg"  # 4 times as fast, the same values
     try:
         # What a stream holds is looked at as it is; RLE is the cells, whose bits above Bits Stored say nothing.
-        pixels, properties = get_decoder(syntax).as_array(
-            dataset, index=0, decoding_plugin=plugin, correct_unused_bits=header is None
-        )
+        spare: dict[str, Any] = {"correct_unused_bits": header is None}
+        pixels, properties = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin, **spare)
     except BaseException as error:
         # A codec in Rust (RLE) that runs beyond its buffer stops itself, and what it raises is no Exception.
         if type(error).__name__ != "PanicException":
