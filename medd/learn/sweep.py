@@ -8,6 +8,7 @@ such a file of its own until it has ended, as several hosts cannot append to one
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -129,7 +130,7 @@ def sweep(
         SettingsError: The data do not allow it, or the folder holds another study.
         PluginError: No plugin brings the network, or it cannot be trained.
         ModelUnusable: A training failed; the others are finished, and the next call tries it again.
-        TransientError: The same where Ray could not do it; the next call goes on where it was.
+        TransientError: The same where Ray could not do it, or the log has lost lines; the next call makes up for it.
     """
     require_extra()
     console = console or Console(stderr=True)
@@ -164,6 +165,11 @@ def sweep(
             raise type(failures[0])(told)
     found = read(output, constant_rate=constant)
     wanted = [(seed, cell) for seed in plan.seeds for cell in {*plan.table_2, *plan.table_3}]
+    if lost := [key for key in wanted if key not in found]:
+        why = (
+            f"lines are missing, and the next call trains those runs again. Received: {len(lost)} cells without theirs"
+        )
+        raise TransientError(f"{output / LOG}: {why}")
     sides = {side: (len(part), len({s.patient for s in part.samples})) for side, part in prepared.parts.items()}
     return Study(plan, {key: found[key] for key in wanted}, sides, stated, options)
 
@@ -230,21 +236,25 @@ def _gather(output: Path, log: Path) -> None:
     """Put the lines of a run on Ray where all others are. Lines that are there twice say the same."""
     if log.exists():
         _mend(output / LOG)
-        with (output / LOG).open("a") as whole:
-            whole.write(log.read_text() + "\n")
+        _append(output / LOG, log.read_text() + "\n")
         log.unlink()
 
 
 def _note(log: Path, line: dict[str, Any]) -> None:
+    _append(log, json.dumps(line) + "\n")
+
+
+def _append(log: Path, text: str) -> None:
     with log.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # before the checkpoint that goes on after it
 
 
 def _mend(log: Path) -> None:
     """End the line that was being written when the sweep was killed."""
     if log.exists() and not log.read_bytes().endswith(b"\n"):
-        with log.open("a") as cut:
-            cut.write("\n")
+        _append(log, "\n")
 
 
 def _claim(output: Path, data: Path, prepared: Prepared, options: TrainOptions) -> None:
@@ -367,8 +377,8 @@ def read(output: Path, *, constant_rate: bool = True) -> dict[tuple[int, Cell], 
     found = {}
     for (seed, steps, _), by_epoch in epochs.items():
         for epoch, line in by_epoch.items():
-            if "test" in line and (constant_rate or epoch == line["of"]):
-                before = [by_epoch[number] for number in range(1, epoch + 1)]
+            before = [by_epoch[number] for number in range(1, epoch + 1) if number in by_epoch]
+            if "test" in line and (constant_rate or epoch == line["of"]) and len(before) == epoch:
                 history = {name: [one["figures"][name] for one in before] for name in line["figures"]}
                 seconds = sum(one["seconds"] for one in before)
                 kept = {name: line[name] for name in ("threshold", "val", "test")}

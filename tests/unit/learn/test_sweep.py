@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from medd.cli.main import app
-from medd.errors import ModelUnusable, SettingsError
+from medd.errors import ModelUnusable, SettingsError, TransientError
 from medd.learn import sweep as module
 from medd.learn import tables
 from medd.learn.fit import classes_of, fit
@@ -96,6 +97,21 @@ def test_a_finished_sweep_trains_nothing_again(swept, two_labels, monkeypatch):
     (output / "work-0-3-2").mkdir()  # of a call that was killed before it could remove it
     assert run(two_labels, output) == study
     assert not list(output.glob("work-*"))
+
+
+@needs_tensorflow
+def test_cells_whose_lines_are_lost_are_trained_again(swept, two_labels, tmp_path, monkeypatch):
+    output = Path(shutil.copytree(swept[0], tmp_path / "copy"))
+    lines = (output / "epochs.jsonl").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith('{"seed": 0, "steps": 3, "of": 2, "epoch": 1,')]
+    assert len(kept) == len(lines) - 1
+    (output / "epochs.jsonl").write_text("\n".join(kept) + "\n")
+    assert set(read(output)) == set(swept[1].cells) - {(0, Cell(1, 3)), (0, Cell(2, 3))}
+    trained = []
+    monkeypatch.setattr(module, "fit", lambda *arguments, **_: trained.append(arguments[3].seed))  # and finds no more
+    with pytest.raises(TransientError, match=r"lines are missing, .* 2 cells"):
+        run(two_labels, output)
+    assert trained == [0]
 
 
 @needs_tensorflow
