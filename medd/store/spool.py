@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medd.errors import SettingsError, TransientError
+from medd.dicom.part10 import HEAD_BYTES, split_file
+from medd.errors import InputError, SettingsError, TransientError
 from medd.records import MediaType
 from medd.store.cache import MARK, Cache, old_files
 from medd.store.durable import NAMES_WITH_FILES, file_system, start_writeback, sync_folder, write_all, write_once
@@ -335,12 +336,38 @@ class SpoolWriter:
                 os.unlink(self._part)  # noqa: PTH108
             except FileExistsError:
                 # The same bytes again: what was answered for must not be replaced by what is not on the disk yet.
+                self._take_prefix(final)
                 os.fsync(self._file)  # type: ignore[arg-type]
                 os.rename(self._part, final)  # noqa: PTH104
                 self._sync_names = True
         except OSError:
             self.discard()
             raise
+
+    def _take_prefix(self, final: str) -> None:
+        """Write the file anew with what stands before the same content in a file that is there, unless that is damaged.
+
+        Whoever sent it first said how it is encoded, and its row came of that: nobody else can say otherwise.
+        """
+        try:
+            with Path(final).open("rb") as file:
+                there, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+            prefix = there[: split_file(there)[0]]
+        except (FileNotFoundError, InputError):  # deleted just now, or what a crash left
+            return
+        if prefix == self._prefix or size != len(prefix) + self.size:
+            return
+        written, at = self._file, len(self._prefix) + len(self.head)
+        assert written is not None
+        self._file, self._prefix = None, prefix
+        try:
+            os.unlink(self._part)  # noqa: PTH108
+            self._open()
+            while data := os.pread(written, BUFFER_BYTES, at):
+                write_all(self._file, data)
+                at += len(data)
+        finally:
+            os.close(written)
 
     def sync(self) -> None:
         """Make a published file and its name survive a power failure; with a bucket, the end of this host.

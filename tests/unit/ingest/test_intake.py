@@ -11,9 +11,10 @@ from pathlib import Path
 import pydicom
 import pytest
 import sqlalchemy as sa
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import JPEG2000, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from medd import hookimpl
+from medd.dicom.part10 import encode_file_meta
 from medd.errors import TransientError
 from medd.ingest import admission
 from medd.ingest.files import receive_paths
@@ -138,6 +139,24 @@ def test_same_bytes_by_two_ways_are_one_instance(door, tmp_path):
     assert row["origin"] == "dicom://CR1@10.0.0.1"
     assert door.jobs() == 1
     assert len(door.spooled()) == 1
+
+
+@pytest.mark.parametrize("rows", [64, 1024], ids=["small", "large"])
+def test_same_bytes_said_to_be_encoded_otherwise_change_nothing(door, tmp_path, rows):
+    [data] = cheap_series(1, rows=rows, columns=1024, part10=False)
+    meta = [encode_file_meta("1", "1.2", syntax, "CR1") for syntax in (ExplicitVRLittleEndian, JPEG2000)]
+    for prefix in meta:
+        door.store(data, prefix=prefix)
+        assert [path.read_bytes() for path in door.spooled()] == [meta[0] + data]
+    [path] = door.spooled()
+    for damaged in (meta[0] + data[:-1] + b"?", meta[0] + data[:-2]):
+        path.write_bytes(damaged)
+        door.store(data, prefix=meta[0])
+        assert path.read_bytes() == meta[0] + data
+    path.write_bytes(bytes(len(meta[0] + data)))  # as a crash may leave it
+    door.store(data, prefix=meta[1])
+    assert path.read_bytes() == meta[1] + data
+    assert door.spooled() == [path]
 
 
 def test_same_uid_with_other_bytes_is_kept_and_flagged(door):
