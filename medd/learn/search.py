@@ -223,11 +223,11 @@ def search(
             "search": [str(dimension) for dimension in dimensions],
             "seeds": list(seeds),
         }
-        study = _study(storage or f"sqlite:///{output.resolve() / 'search.db'}", about, retry=not storage)
+        study = _study(storage or f"sqlite:///{output.resolve() / 'search.db'}", about, is_shared=bool(storage))
         if on_ray:
             _on_ray(study, trials, Trials(judge, prepared, cores), begin, end, (seeds, spec), console)
-        while (left := trials - len(finished(study))) > 0:
-            study.optimize(objective, n_trials=left, catch=(ModelUnusable,))
+        while len(finished(study)) < trials:  # asked before each, as other hosts may share the study
+            study.optimize(objective, n_trials=1, catch=(ModelUnusable,))
         _write(output / "trials.csv", study)
     return study
 
@@ -309,7 +309,7 @@ def rows(study: "optuna.Study") -> list[dict[str, Any]]:
     ]
 
 
-def _study(url: str, about: dict[str, Any], *, retry: bool) -> "optuna.Study":
+def _study(url: str, about: dict[str, Any], *, is_shared: bool) -> "optuna.Study":
     import optuna
     from optuna.trial import TrialState
     from sqlalchemy.exc import SQLAlchemyError
@@ -323,9 +323,9 @@ def _study(url: str, about: dict[str, Any], *, retry: bool) -> "optuna.Study":
         raise SettingsError(f"the study's database cannot be used. Received: {type(error).__name__}") from error
     study.set_user_attr("about", about)
     seen = study.get_trials(deepcopy=False)
-    # A sampler seeded alike would only repeat itself after a stop.
-    study.sampler = optuna.samplers.TPESampler(seed=len(seen))
-    for trial in seen if retry else ():  # in a database of many hosts another may be at it
+    # A sampler seeded alike would only repeat itself after a stop, and what the other hosts try.
+    study.sampler = optuna.samplers.TPESampler(seed=None if is_shared else len(seen))
+    for trial in () if is_shared else seen:  # in a database of many hosts another may be at it
         killed = study.user_attrs.get(_KILLED, [])
         failed = trial.state is TrialState.FAIL and _DIVERGED not in trial.user_attrs and trial.number not in killed
         if failed or trial.state is TrialState.RUNNING:

@@ -142,6 +142,27 @@ def test_a_training_that_diverges_is_a_trial_that_failed(two_labels, tmp_path, m
 
 
 @needs_tensorflow
+def test_hosts_that_share_a_study_share_the_work(two_labels, tmp_path, monkeypatch):
+    storage = f"sqlite:///{tmp_path}/shared.db"
+
+    def judged(*_: Any, **__: Any) -> list[float]:
+        monkeypatch.setattr(module, "judge", lambda *_, **__: [0.5])
+        run(two_labels, tmp_path / "other", 3, storage=storage)  # another host, while this one is at its first trial
+        return [0.5]
+
+    monkeypatch.setattr(module, "judge", judged)
+    found = rows(run(two_labels, tmp_path / "one", 3, storage=storage))
+    assert len(found) == 4
+    assert len({row["dropout"] for row in found}) == 4
+
+
+@needs_tensorflow
+def test_hosts_that_begin_together_try_different_values(tmp_path):
+    hosts = [module._study(f"sqlite:///{tmp_path}/shared.db", {}, is_shared=True) for _ in range(2)]
+    assert len({parse(WANTED[1]).suggest(host.ask()) for host in hosts}) == 2
+
+
+@needs_tensorflow
 def test_another_search_in_the_same_folder_is_a_study_of_its_own(two_labels, tmp_path, monkeypatch):
     run(two_labels, tmp_path, 1)
     study = run(two_labels, tmp_path, 1, ["dropout=0.1:0.2"])
