@@ -70,9 +70,20 @@ def find_image(context: Context, instance_id: int) -> CaseImage:
     return found[0]
 
 
-def _decode(context: Context, what: str, image: CaseImage) -> bytes:
+def _find_film(context: Context, request: Request, user: User, instance_id: int) -> CaseImage:
+    """An image whose pixels may be shown; whoever asks is noted.
+
+    Raises:
+        HTTPException: There is none (404), or retention has deleted it (410), whatever a browser or we have kept of it.
+    """
+    image = find_image(context, instance_id)
+    note(context, request, user, image.study, image.id)
     if image.is_purged:
         raise HTTPException(410, "it was deleted here, as old images are; its results stay, the archive may have it")
+    return image
+
+
+def _decode(context: Context, what: str, image: CaseImage) -> bytes:
     made = context.decoders.call((what, context.bring(image), image.media_type))
     if isinstance(made, TransientError):
         log.error("an image cannot be shown: %s", made, extra={"event": "web.failed", "reason": type(made).__name__})
@@ -95,8 +106,7 @@ def _kept(etag: str) -> dict[str, str]:
 def levels(request: Request, user: Reader, instance_id: RowId) -> Response:
     """All pixels of an image, in the form of `pack`."""
     context = get_context(request)
-    image = find_image(context, instance_id)
-    note(context, request, user, image.study, image.id)
+    image = _find_film(context, request, user, instance_id)
     etag = f'"{image.sha256[:32]}-{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
@@ -138,8 +148,7 @@ _guard = threading.Lock()
 def thumbnail(request: Request, user: Reader, instance_id: RowId) -> Response:
     """A small picture of an image, for studies of several."""
     context = get_context(request)
-    image = find_image(context, instance_id)
-    note(context, request, user, image.study, image.id)
+    image = _find_film(context, request, user, instance_id)
     etag = f'"{image.sha256[:32]}-t{VERSION}"'
     if _is_known(request, etag):
         return Response(status_code=304, headers=_kept(etag))
