@@ -30,6 +30,7 @@ from medd_web.actions import Action
 from medd_web.audit import record_in
 from medd_web.auth import User, reader
 from medd_web.context import Context, get_context, page
+from medd_web.dossier import measured
 from medd_web.header import describe
 from medd_web.picture import find_image, note
 from medd_web.worklist import Wanted, wanted
@@ -95,7 +96,7 @@ def _look_up(
         others = cases.find_others(connection, case.study, row["patient_id"], MAX_OTHERS)
         sendings = cases.find_sendings(connection, [case.study]).get(case.study, [])
     refs = {image.prediction.model if image.prediction else image.refused_by}
-    labels = _labels(context)
+    labels, bundle = _labels(context), next((_bundle(context, ref) for ref in refs if ref), None)
     return {
         "row": row,
         "images": images,
@@ -112,7 +113,8 @@ def _look_up(
         "others": others,
         "max_others": MAX_OTHERS,
         "sendings": sendings,
-        "bundle": next((_bundle(context, ref) for ref in refs if ref), None),
+        "bundle": bundle,
+        "auroc": measured(bundle.evaluation, "auroc").value if bundle else None,
         "asked": asked,
         "now": now,
         "words": words,

@@ -23,6 +23,7 @@ from medd.imaging.isolated import Isolated
 from medd.imaging.pixels import load_levels
 from medd.queue.base import CLASSIFY
 from medd.records import UNSURE, Reason
+from medd.registry import bundle as bundles
 from medd.store.annotations import find_truths
 from medd.store.audit import EventFilter, find_events
 from medd.store.inserts import InstanceInserter
@@ -90,13 +91,16 @@ def test_a_finding_is_shown_with_its_probability_threshold_and_model(ward):
 
 def test_the_case_of_an_image_that_retention_has_deleted_is_shown_with_its_results(ward):
     id_ = ward.film(1, 0.876, StudyInstanceUID=STUDY, patient_id="P-1")
+    kept = {what: ward.web.client.get(f"/image/{id_}/{what}").headers["etag"] for what in ("levels", "thumbnail")}
     Retention(ward.database, ward.web.context.spool).run(Rules(images=timedelta(0)))
     answer = get(ward)
     assert answer.status_code == 200
     assert "Finding PNEUMONIA p = 0.876" in words(answer.text)
-    for what in ("levels", "thumbnail"):
-        gone = ward.web.client.get(f"/image/{id_}/{what}")
+    for what, etag in kept.items():
+        gone = ward.web.client.get(f"/image/{id_}/{what}", headers={"If-None-Match": etag})
         assert gone.status_code == 410
+        gone = ward.web.client.get(f"/image/{id_}/{what}")
+        assert gone.status_code == 410, "nor from memory"
         assert "its results stay" in gone.json()["detail"]
     assert ward.web.client.get(f"/image/{id_}/heat").status_code == 200
     assert "its bytes were deleted" in ward.web.client.get(f"/case/trail?study={STUDY}", headers=BROWSER).text
@@ -123,6 +127,15 @@ def test_what_was_not_assessed_shows_why_and_no_score(ward):
 def test_what_the_model_is_for_and_not_for_stands_beside_it(ward):
     ward.film(1, 0.9, StudyInstanceUID=STUDY)
     assert "What stub/1 is for Tests of medd; never for people." in words(get(ward).text)
+
+
+def test_a_model_is_told_of_by_the_figures_it_has(ward, monkeypatch):
+    ward.film(1, 0.9, StudyInstanceUID=STUDY)
+    for auroc, told in ((0.987, "AUROC 0.987, on 4 images"), (None, "Measured on 4 images")):
+        bundle = bundles.read(ward.web.settings.home / "stub-bundle", verify=False)
+        changed = bundle.model_copy(update={"evaluation": {"n": 4, "auroc": auroc}})
+        monkeypatch.setattr("medd_web.case._read_bundle", lambda *_, changed=changed: changed)
+        assert told in words(get(ward).text)
 
 
 def test_a_flag_is_a_sentence(ward):
