@@ -20,13 +20,17 @@ from medd.store.outbox import Deliveries, list_dead_deliveries
 from medd.store.repository import list_dead
 from medd_web import audit, charts, words
 from medd_web.auth import User, operator, reader
+from medd_web.buckets import address_of
 from medd_web.charts import Chart, Series
 from medd_web.context import Context, get_context, page
 from medd_web.health import get_health, worst
+from medd_web.lately import Lately
 from medd_web.watch import SPANS, Watch, get_watch
 
 router = APIRouter()
 
+#: What was given up is one event of the audit trail in so many seconds, as the page asks every five.
+_LISTED = Lately(600)
 #: Dead jobs and deliveries shown; the rest is counted.
 SHOWN = 50
 #: A peer has so long for each step of an association, seconds.
@@ -117,6 +121,10 @@ def _now(request: Request, user: User, step: Step) -> dict[str, Any]:
     with context.database.read() as connection:
         jobs = list(list_dead(connection, SHOWN))
         deliveries = list(list_dead_deliveries(connection, SHOWN))
+    who = (context.settings.home, user.name, address_of(request))
+    if (jobs or deliveries) and who not in _LISTED:
+        audit.record(context, request, user, audit.Action.STUDIES_LISTED, detail="/operations")
+        _LISTED.add(who)
     return {
         "now": now,
         "step": step,

@@ -395,6 +395,9 @@ def test_dead_jobs_are_listed_counted_and_brought_back(web, filling):
     assert {row["destination"] for row in rows[5:]} == {"pacs"}
     assert [row["kind"] for page in walk(web, "jobs", limit=2, kind="deliver") for row in page] == ["deliver"] * 3
     assert len(get(web, "jobs", kind="classify")["items"]) == 5
+    with web.database.read() as connection:
+        [noted, *_] = find_events(connection, EventFilter(action="studies_listed"))
+    assert noted["detail"] == "/api/v1/jobs?kind=classify"
     counts = {(row["kind"], row["state"]): row["jobs"] for row in get(web, "jobs/counts")}
     assert counts["classify", "dead"], counts["deliver", "dead"] == (5, 3)
 

@@ -177,6 +177,8 @@ def test_dead_deliveries_are_brought_back_one_those_of_a_destination_or_all(plac
     assert place.states("delivery") == ["pending"] * 4
     with place.database.read() as connection:
         events = list(find_events(connection, EventFilter(action="work_retried")))
+        [seen] = find_events(connection, EventFilter(action="studies_listed"))
+    assert seen["detail"] == "/operations"
     assert [event["detail"] for event in events] == [
         "deliveries: all",
         "deliveries: all to main",

@@ -10,7 +10,7 @@ from medd.queue.sql import SqlQueue
 from medd.store.outbox import Deliveries, count_deliveries, list_dead_deliveries
 from medd.store.repository import list_dead
 from medd_web import audit
-from medd_web.api.listing import Listing, Page, RowId, Source, answer
+from medd_web.api.listing import Listing, Page, RowId, Source, answer, asked
 from medd_web.api.schema import NO_TEXT, listed, problems
 from medd_web.auth import User, operator, reader
 from medd_web.context import Context, get_context
@@ -73,7 +73,7 @@ def list_jobs(
     response: Response,
     wanted: Annotated[DeadQuery, Query()],
     context: Annotated[Context, Depends(get_context)],
-    _user: Annotated[User, Depends(reader)],
+    user: Annotated[User, Depends(reader)],
 ) -> Any:
     """Dead jobs and deliveries, and why they died: `medd queue list`."""
 
@@ -90,6 +90,7 @@ def list_jobs(
                 rows += ({"kind": DELIVER, **row} for row in deliveries)
         return rows
 
+    audit.record(context, request, user, audit.Action.STUDIES_LISTED, detail=asked(request))
     return answer(request, response, wanted, DeadJob, Source(fetch, lambda row: (row["kind"], row["id"]), _Place))
 
 
