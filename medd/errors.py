@@ -9,6 +9,7 @@
     ├── InputError            this input can never be processed: buried or refused, not retried
     │   └── NotAssessable     the input is sound but nothing the model may judge: recorded as "not_assessed"
     ├── TransientError        may pass by itself: retried with backoff
+    │   ├── PeerBusy          a peer has no place for us at this moment
     │   └── Casualty          a process died over this input: retried once
     ├── PeerRefused           a peer says no for good: not retried by itself
     └── ModelError
@@ -70,6 +71,10 @@ class TransientError(MeddError):
 
 class StoreAway(TransientError):
     """The object store is away: nothing is wrong with any image, so no try of theirs is counted."""
+
+
+class PeerBusy(TransientError):
+    """A peer lives and rejects our association for the time being: too many are open."""
 
 
 class Casualty(TransientError):

@@ -17,7 +17,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
 
 from medd.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from medd.errors import PeerRefused, TransientError
+from medd.errors import PeerBusy, PeerRefused, TransientError
 from medd.settings import PeerSettings
 
 # It logs whole datasets at DEBUG, and as errors what is told better by the exceptions below.
@@ -53,7 +53,8 @@ def associate(
         negotiation: Items of extended negotiation, such as roles.
 
     Raises:
-        TransientError: The peer is away, busy, or went away meanwhile.
+        PeerBusy: It rejects us for the time being.
+        TransientError: It is away, or went away meanwhile.
         PeerRefused: It does not know us or our peer's AE title, or accepts none of the contexts.
     """
     entity = AE(ae_title=peer.calling_ae_title or calling_ae)
@@ -101,7 +102,7 @@ def associate(
 def _rejection(rejected: A_ASSOCIATE_RJ, where: str) -> Exception:
     message = f"{where} rejects the association: {rejected.reason_str}"
     may_pass = rejected.result == _TRANSIENT or rejected.source == _PRESENTATION
-    return TransientError(message) if may_pass else PeerRefused(message)
+    return PeerBusy(message) if may_pass else PeerRefused(message)
 
 
 def _failure(association: Association, where: str, peer: PeerSettings, tls: ssl.SSLContext | None) -> Exception:

@@ -22,7 +22,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from medd import pipeline
-from medd.errors import MeddError, PeerRefused
+from medd.errors import MeddError, PeerBusy, PeerRefused
 from medd.records import ModelChange, Role
 from medd.settings import PeerSettings
 from medd.store.models import find_events, find_on_duty
@@ -175,12 +175,14 @@ class Health:
         return Check("spool", State.OK, found)
 
     def _ask_port(self) -> list[Check]:
-        """Call our own port, where it is this home that serves it."""
+        """Call our own port, where it is this home that serves it and the settings say which it is."""
         node = pipeline.node_id(self._context.settings)
         processes = self._watch.now.get().processes
-        if not any(one.stage == "receive" and one.node == node and one.is_alive for one in processes):
-            return []
         listener = self._context.settings.listener
+        if not listener.port or not any(
+            one.stage == "receive" and one.node == node and one.is_alive for one in processes
+        ):
+            return []
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)
         try:
             if listener.tls.certificate or listener.allowed_hosts:  # then not everybody may ask it, perhaps not we
@@ -194,6 +196,8 @@ class Health:
             network.echo(me, listener.ae_title)
         except PeerRefused:  # by the rules of the settings: it lives
             return [Check("port", State.OK, "answers")]
+        except PeerBusy:  # it lives; senders try again, as we do
+            return [Check("port", State.WARN, "busy: as many associations are open as it takes")]
         except (MeddError, OSError, ValueError):
             return [Check("port", State.FAIL, "does not answer C-ECHO")]
         return [Check("port", State.OK, "answers C-ECHO")]

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from pynetdicom import AE, build_context
+from pynetdicom.sop_class import Verification
 
 from medd import __version__
+from medd.pipeline import node_id
 from medd.records import Annotation, Reason, UserRole
-from medd.settings import DestinationSettings
+from medd.settings import DestinationSettings, ListenerSettings
 from medd.store import users
 from medd.store.annotations import annotate
 from medd.store.outbox import Deliveries, Outbox
@@ -267,6 +270,22 @@ def test_a_worker_that_fell_silent_is_a_failure_unless_another_lives(alive):
     status, found = states(alive.web)
     assert (status, found["work"], found["receive"]) == (503, "warn", "fail")
     assert found_of(alive.web, "work") == "1 alive, 1 silent"
+
+
+def test_a_port_that_has_no_place_left_is_busy_and_lives(tmp_path):
+    entity = AE("MEDD")
+    entity.maximum_associations = 1
+    entity.add_supported_context(Verification)
+    server = entity.start_server(("127.0.0.1", 0), block=False)
+    port = server.server_address[1]
+    listener = ListenerSettings(port=port)
+    settings = web_settings(tmp_path / "home").model_copy(update={"listener": listener})
+    with running_web(settings) as web:
+        Pulse(web.database, node_id(settings), "receive").beat()
+        holder = entity.associate("127.0.0.1", port, [build_context(Verification)])
+        assert states(web)[1]["port"] == "warn"
+        holder.release()
+    server.shutdown()
 
 
 def test_a_spool_that_cannot_be_written_is_a_failure(alive, monkeypatch):
