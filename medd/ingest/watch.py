@@ -5,13 +5,13 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
-from watchdog.observers.polling import PollingObserver
+from watchdog.observers.polling import PollingObserverVFS
 
 from medd.errors import InputError, SettingsError, TransientError
 from medd.ingest.intake import Intake, Receipt
@@ -31,18 +31,20 @@ def is_candidate(relative: Path) -> bool:
     return not any(part.startswith(".") for part in relative.parts) and relative.suffix.lower() not in _UNFINISHED
 
 
-def files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path, scan: Callable[[Path], Iterator[os.DirEntry[str]]] = os.scandir) -> Iterator[Path]:
     """Every regular file below a folder, in the order of names; symbolic links are left alone.
+
+    Args:
+        root: The folder.
+        scan: What is in a folder; what it leaves out is not entered.
 
     Raises:
         OSError: The folder itself cannot be read; below it, what cannot be read is passed over with a line.
     """
-    with os.scandir(root) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+    for entry in sorted(scan(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             try:
-                yield from files_below(Path(entry.path))
+                yield from files_below(Path(entry.path), scan)
             except OSError as error:
                 log.warning("folder %s cannot be read: %s", entry.name, error.strerror, extra={"event": "inbox.error"})
         elif entry.is_file(follow_symlinks=False):
@@ -159,7 +161,7 @@ class Inbox:
                 if now >= next_rescan:
                     next_rescan = now + self._settings.rescan_s
                     self._watch()
-                    self._waiting.update(path for path in files_below(self._root) if self._wanted(path))
+                    self._waiting.update(path for path in files_below(self._root, self._scan) if self._wanted(path))
                 self._waiting.update(path for path in self._collector.drain() if self._wanted(path))
                 for path in sorted(self._waiting):
                     if self._stopping.is_set():
@@ -191,7 +193,8 @@ class Inbox:
                 return
             self._observer.stop()
             self._observer = None
-        observer = (PollingObserver if self._settings.poll else Observer)()
+        # inotify has one watch for each folder of what was put aside, but nothing to do for it.
+        observer = PollingObserverVFS(os.lstat, self._scan) if self._settings.poll else Observer()
         try:
             observer.schedule(self._collector, str(self._root), recursive=True)
             observer.start()
@@ -199,6 +202,13 @@ class Inbox:
         except OSError as error:
             # inotify's limits are used up, or the folder is away: the rescans still find everything.
             self._report(f"no change events, rescans only: {error.strerror}")
+
+    def _scan(self, folder: Path | str | None) -> Iterator[os.DirEntry[str]]:
+        """What is in a folder, without what is hidden or was put aside: that grows, and need not be looked through."""
+        assert folder is not None
+        aside = (DONE, REJECTED) if Path(folder) == self._root else ()
+        with os.scandir(folder) as entries:
+            return iter([entry for entry in entries if not entry.name.startswith(".") and entry.name not in aside])
 
     def _report(self, sentence: str) -> None:
         if sentence != self._reported:

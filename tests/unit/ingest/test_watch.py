@@ -354,6 +354,22 @@ def test_file_that_is_replaced_while_it_is_taken_is_taken_again(watched, monkeyp
     eventually(lambda: watched.below() == set())
 
 
+def test_what_was_put_aside_or_is_hidden_is_not_looked_through(watched, monkeypatch):
+    scan, entered = os.scandir, set()
+    for name in ("done/a/1.dcm", "rejected/2.dcm", ".hidden/3.dcm", "b/.hidden/4.dcm"):
+        watched.lay(name, b"")
+    monkeypatch.setattr(os, "scandir", lambda folder: [entered.add(Path(folder)), scan(folder)][1])
+    watched.start(poll=True, rescan_s=0.1)
+    watched.lay("b/done/film.dcm", films(1)[0])
+    eventually((watched.root / "done/b/done/film.dcm").exists)
+    assert watched.origins() == {"file:b/done/film.dcm"}
+    assert {path for path in entered if path.is_relative_to(watched.root)} == {
+        watched.root,
+        watched.root / "b",
+        watched.root / "b/done",
+    }
+
+
 def test_folder_that_cannot_be_made_is_a_setting_to_mend(watched):
     (watched.home / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="cannot be made"):
