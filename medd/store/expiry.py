@@ -52,7 +52,12 @@ class Expiry:
         with database.read() as connection:
             others = sa.exists().where(job.c.spool.not_in(("", self._here)))
             self._is_alone = not connection.scalar(sa.select(others))
-            self._read_promises(connection)  # all of them here, so that later only new ones are read under a lock
+        # Ids are not committed in their order: only under the lock none is still to come below the last.
+        with database.read() as connection:
+            self._hold_promises(connection)
+            last = connection.scalar(sa.select(sa.func.max(commitment.c.id)))
+        with database.read() as connection:  # all of them here, so that later only new ones are read under the lock
+            self._read_promises(connection, last or 0)
 
     def walk(self, wanted: ColumnElement[bool], before: datetime) -> Iterator[list[str]]:
         """The studies of images from before a moment, the oldest first, each once, a portion at a time."""
@@ -75,9 +80,8 @@ class Expiry:
         self, connection: Connection, keys: Sequence[str], before: datetime, *, dry_run: bool
     ) -> dict[str, Candidate]:
         """Whether studies may go; within a transaction that writes, nothing that matters changes until it ends."""
-        if not dry_run and not self._database.is_sqlite:  # on SQLite one writes at a time
-            # A commitment is noted before it is judged: either we see it, or it is judged by what we have decided.
-            connection.execute(sa.text("LOCK TABLE commitment IN SHARE MODE"))
+        if not dry_run:
+            self._hold_promises(connection)
         self._read_promises(connection)
         # Each part by its own index: together they would be looked for among all images without a study.
         of_uid = sa.select(i.id).where(i.study_instance_uid.in_(keys))
@@ -131,10 +135,20 @@ class Expiry:
         except OSError as error:
             raise TransientError(f"spool: {error.strerror}") from error
 
-    def _read_promises(self, connection: Connection) -> None:
+    def _hold_promises(self, connection: Connection) -> None:
+        """Let no commitment be noted until the transaction ends.
+
+        One is noted before it is judged: either we see it, or it is judged by what we have decided.
+        """
+        if not self._database.is_sqlite:  # there one writes at a time
+            connection.execute(sa.text("LOCK TABLE commitment IN SHARE MODE"))
+
+    def _read_promises(self, connection: Connection, last: int | None = None) -> None:
         """What storage commitments we gave, or are asked for; kept by hash, as there may be millions."""
         c = commitment.c
         offered = sa.select(c.id, c.objects).where(c.direction == "offered", c.id > self._last_promise)
+        if last is not None:
+            offered = offered.where(c.id <= last)
         for id_, objects in connection.execute(offered.order_by(c.id)):
             self._promised.update(hash(uid) for _, uid in objects)
             self._last_promise = id_

@@ -392,6 +392,21 @@ def test_what_is_promised_between_two_portions_is_kept(ward):
     assert len(ward.kept()) == 1
 
 
+@pytest.mark.peers
+def test_what_is_promised_while_the_next_promise_is_there_already_is_kept(pg_ward):
+    id_, later = pg_ward.done(1), Commitments(pg_ward.database)
+    found: list[Counter[str]] = []
+    thread = threading.Thread(target=lambda: found.append(pg_ward.retention.run(WEEK).kept))
+    with pg_ward.database.write() as connection:
+        later._insert(connection, "2.25.1", "offered", "CR1", [[CLASS, "1.2.3.1"]], 0)
+        later.offer("2.25.2", "CR1", [(CLASS, "1.9.9")])
+        thread.start()
+        wait_until(lambda: waits_for_a_lock(pg_ward), what="retention at the lock")
+    thread.join()
+    assert found == [{"committed": 1}]
+    assert pg_ward.kept() == {id_}
+
+
 def test_old_transactions_of_storage_commitment_go_but_no_promise(ward):
     old = NOW - timedelta(days=30)
     row = {"peer": "X", "objects": [[CLASS, "1.9.9"]], "created_at": old, "available_at": old}
