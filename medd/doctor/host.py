@@ -51,11 +51,16 @@ def check_spool(settings: Settings) -> Iterator[Finding]:
         try:
             bucket.put(Path(os.devnull), probe)
             bucket.delete(probe)
+            is_exclusive = bucket.is_exclusive(probe)
+            bucket.delete(probe)
         except OSError as error:
             advice = "see spool.bucket, spool.endpoint and the credentials in the environment (AWS_ACCESS_KEY_ID, …)"
             yield Finding(State.FAIL, "spool bucket", f"{settings.spool.bucket}: {error.strerror}", advice)
         else:
             yield Finding(State.OK, "spool bucket", f"{settings.spool.bucket} can be written")
+            if not is_exclusive:
+                found = f"{settings.spool.bucket}: the server creates a key that is there (If-None-Match: *)"
+                yield Finding(State.WARN, "spool bucket", found, "start the first host alone: it makes the spool's id")
 
 
 def check_database_folder(settings: Settings) -> Iterator[Finding]:

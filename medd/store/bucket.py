@@ -63,7 +63,10 @@ class Bucket:
             FileNotFoundError: There is none.
             OSError: The bucket cannot be read.
         """
-        self._call("get_file", key, os.fspath(file), limit_s=3 * _ANSWER_S)
+        size = self.size(key)
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the bucket")
+        self._call("get_file", key, os.fspath(file), limit_s=3 * _ANSWER_S + size / _SLOWEST)
 
     def size(self, key: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -102,9 +105,26 @@ class Bucket:
     def agree_on(self, key: str, content: str) -> str:
         """Write a text unless it is there; of several hosts that do so at once, one wins and all get the same."""
         with contextlib.suppress(FileNotFoundError):
-            return str(self._call("cat_file", key).decode().strip())
-        with contextlib.suppress(FileExistsError):
-            self._call("pipe_file", key, content.encode(), mode="create")
+            return self._text(key)
+        try:
+            self._create(key, content)
+        except OSError:  # another was first, which each store says in words of its own; or it is away
+            with contextlib.suppress(FileNotFoundError):
+                return self._text(key)
+            raise
+        return self._text(key)
+
+    def is_exclusive(self, key: str) -> bool:
+        """Whether what `agree_on` writes is written once: not every server that speaks S3 knows how. Leaves the key."""
+        self._create(key, "first")
+        with contextlib.suppress(OSError):
+            self._create(key, "second")
+        return self._text(key) == "first"
+
+    def _create(self, key: str, content: str) -> None:
+        self._call("pipe_file", key, content.encode(), mode="create")
+
+    def _text(self, key: str) -> str:
         return str(self._call("cat_file", key).decode().strip())
 
     def _call(self, what: str, *arguments: Any, limit_s: float = 0, **options: Any) -> Any:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from medd.errors import SettingsError
+
 #: A file that every cache has: which start of the host it is from.
 MARK = "boot-id"
 #: A cache is looked through so often at most, seconds. What was used so lately stays, as it may be read just now; what
@@ -30,7 +32,11 @@ class Cache:
         self._trimming = threading.Lock()
 
     def prepare(self) -> None:
-        """Empty it when the host was started anew: nothing in it was synchronised, so it may be damaged."""
+        """Empty it when the host was started anew: nothing in it was synchronised, so it may be damaged.
+
+        Raises:
+            SettingsError: It holds files and was no cache so far.
+        """
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError:  # no Linux
@@ -41,6 +47,11 @@ class Cache:
             if boot and mark.is_file() and mark.read_text() == boot:
                 self.evict()
                 return
+            if not mark.is_file() and next(self._files(), None):
+                raise SettingsError(
+                    f"spool.path: {self._root} holds files and was a spool until now, and a cache is emptied;"
+                    " see to it that the bucket has them all, then move the folder away or name another"
+                )
             for path in self._files():
                 path.unlink(missing_ok=True)
             mark.write_text(boot)

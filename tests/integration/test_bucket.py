@@ -1,5 +1,6 @@
 """A spool in a bucket: an S3 server, several hosts' daemons on one PostgreSQL."""
 
+import errno
 import os
 import socket
 import threading
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from medd import settings
 from medd.classify.classifier import load
 from medd.classify.prepare import prepare_file
 from medd.classify.stage import ClassifyStage
+from medd.doctor.finding import State
+from medd.doctor.host import check_spool
 from medd.errors import SettingsError, StoreAway
 from medd.ingest import admission
 from medd.ingest.intake import Intake
@@ -123,6 +127,72 @@ def test_a_folder_of_another_spool_is_no_cache(s3: S3Server, url: str, tmp_path:
         spool_of(s3, url, tmp_path / "a")
 
 
+def test_a_folder_that_was_a_spool_until_now_is_not_emptied(s3: S3Server, url: str, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "a")
+    spool.prepare()
+    kept = keep(spool)
+    Bucket(url, s3.url).put(tmp_path / "a" / "spool-id", "spool-id")  # as a copy of the whole folder does
+    with pytest.raises(SettingsError, match="was a spool until now"):
+        spool_of(s3, url, tmp_path / "a")
+    assert kept.read_bytes() == b"prefix" + CONTENT
+
+
+def test_hosts_that_start_at_once_agree_on_an_id(
+    s3: S3Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Bucket(url, s3.url), Bucket(url, s3.url)
+    create, agreed = Bucket._create, []
+
+    def refused(self: Bucket, key: str, content: str) -> None:
+        if self is one:
+            agreed.append(other.agree_on(key, "other"))
+        try:
+            create(self, key, content)
+        except FileExistsError:
+            raise OSError(errno.EINVAL, "in the words of another server") from None
+
+    monkeypatch.setattr(Bucket, "_create", refused)
+    assert (one.agree_on("spool-id", "one"), agreed) == ("other", ["other"])
+
+
+def test_a_create_that_fails_is_told(s3: S3Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise OSError(errno.EIO, "bucket: away")
+
+    monkeypatch.setattr(Bucket, "_create", away)
+    with pytest.raises(OSError, match="away"):
+        Bucket(url, s3.url).agree_on("spool-id", "one")
+
+
+def test_a_server_that_creates_what_is_there_is_told_of(
+    s3: S3Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = settings.Settings(spool=settings.SpoolSettings(bucket=url, endpoint=s3.url))
+    assert [one.state for one in check_spool(loaded) if one.name == "spool bucket"] == [State.OK]
+    plain = Bucket._call
+    monkeypatch.setattr(Bucket, "_call", lambda self, *given, mode="", **others: plain(self, *given, **others))
+    assert [one.state for one in check_spool(loaded) if one.name == "spool bucket"] == [State.OK, State.WARN]
+
+
+def test_a_large_object_may_take_its_time(
+    s3: S3Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: dict[str, float] = {}
+    plain = Bucket._call
+
+    def noting(self: Bucket, what: str, *arguments: object, limit_s: float = 0, **options: object) -> object:
+        limits[what] = limit_s
+        return plain(self, what, *arguments, limit_s=limit_s, **options)
+
+    monkeypatch.setattr(Bucket, "_call", noting)
+    file = tmp_path / "film"
+    file.write_bytes(bytes(2 << 20))
+    bucket = Bucket(url, s3.url)
+    bucket.put(file, "film")
+    bucket.get("film", file)
+    assert (limits["put_file"], limits["get_file"]) == (32, 92)
+
+
 def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
     folder = tmp_path / "ab"
     folder.mkdir()
@@ -209,7 +279,7 @@ def test_a_bucket_that_cannot_be_used_is_one_line(s3: S3Server, tmp_path: Path) 
 
     def start(**environment: str) -> tuple[int, str]:
         daemon = Daemon(tmp_path / "home", **(s3.settings() | environment))
-        done = daemon.medd("serve", "--only", "receive")
+        done = daemon.medd("serve", "--only", "receive,deliver")
         return done.returncode, done.stderr
 
     code, told = start(MEDD_SPOOL__BUCKET="s3://nobody-made-it/spool")
