@@ -195,7 +195,7 @@ class Deliverer:
             return
         try:
             with database.write() as connection:
-                report = make_report(connection, claimed.study, self._spool)
+                report = make_report(connection, claimed.study, self._spool, self._deliveries.spool)
                 known = acknowledged(connection, claimed.study, claimed.destination)
         except InputError as error:
             self._bury(claimed, str(error))

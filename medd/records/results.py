@@ -72,7 +72,7 @@ class ImageResult:
     #: None where no model judged it.
     prediction: Prediction | None = None
     received_at: datetime | None = None
-    #: Whether retention has deleted its bytes, or is about to.
+    #: Whether its bytes are not to be had: retention has deleted them, or is about to, or another host has them.
     is_purged: bool = False
 
 

@@ -25,7 +25,7 @@ from medd.records import (
     Status,
     StudyReport,
 )
-from medd.store.tables import attachment, instance, prediction, purged, report, sent
+from medd.store.tables import attachment, instance, job, prediction, purged, report, sent
 
 
 class Paths(Protocol):
@@ -51,13 +51,20 @@ def has_pending(connection: Connection, study: str) -> bool:
     return bool(connection.scalar(sa.select(waiting)))
 
 
-def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[ImageResult], str, str]:
+def find_images(
+    connection: Connection, study: str, spool: Paths, here: str | None = None
+) -> tuple[list[ImageResult], str, str]:
     """The images of a study that a report speaks of, and the patient's id and accession number of the first.
+
+    With `here`, the id of a spool, those whose bytes lie in another host's have none here.
 
     Raises:
         InputError: The images name different patients.
     """
     i, p = instance.c, prediction.c
+    gone: sa.ColumnElement[bool] = sa.exists().where(purged.c.instance_id == i.id)
+    if here is not None:
+        gone |= sa.exists().where((job.c.instance_id == i.id) & (job.c.spool != here))
     columns = sa.select(
         i.id,
         i.sha256,
@@ -73,7 +80,7 @@ def find_images(connection: Connection, study: str, spool: Paths) -> tuple[list[
         i.received_at,
         *(p[name] for name in _OF_PREDICTION),
         p.scored_at,
-        sa.exists().where(purged.c.instance_id == i.id).label("is_purged"),
+        gone.label("is_purged"),
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
     wanted = columns.where(_belongs_to(study) & spoken_of)
@@ -133,10 +140,11 @@ def _attachments(connection: Connection, ids: Sequence[int]) -> dict[tuple[int, 
     return found
 
 
-def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport | None:
+def make_report(connection: Connection, study: str, spool: Paths, here: str | None = None) -> StudyReport | None:
     """What is known of a study now: the report that says so already, or a new one that follows it.
 
-    Within a transaction that writes. None where there is nothing that a report would speak of.
+    Within a transaction that writes; `here` as for `find_images`. None where there is nothing that a report would speak
+    of.
 
     Raises:
         InputError: The images name different patients.
@@ -144,7 +152,7 @@ def make_report(connection: Connection, study: str, spool: Paths) -> StudyReport
     if connection.dialect.name == "postgresql":
         # Two deliverers, for two destinations: who looked first must not write last. On SQLite one writes at a time.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(study))))
-    images, patient_id, accession_number = find_images(connection, study, spool)
+    images, patient_id, accession_number = find_images(connection, study, spool, here)
     if not images:
         return None
     # The version too, as the objects that are made of the same results may differ from one to the next.

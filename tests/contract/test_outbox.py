@@ -19,7 +19,7 @@ from medd.store.inserts import InstanceInserter
 from medd.store.outbox import Deliveries, Outbox, count_deliveries, list_dead_deliveries
 from medd.store.reports import acknowledged, make_report, record_sent
 from medd.store.repository import record_predictions, set_not_assessed
-from medd.store.tables import UtcDateTime, delivery, instance
+from medd.store.tables import UtcDateTime, delivery, instance, job
 from tests.rows import instance_row, prediction_of
 
 STUDY = "1.2.1.1"
@@ -399,6 +399,17 @@ def test_the_same_results_make_the_same_report(ward):
     assert first.sop_instance_uid.startswith("2.25.")
     assert len(first.sop_instance_uid) <= 64
     assert [image.prediction.probability for image in first.images if image.prediction] == [0.75, 0.75]
+
+
+def test_an_image_whose_bytes_lie_in_another_spool_has_none_here(ward):
+    ids = [ward.receive(number, study_instance_uid=STUDY, patient_id="P") for number in (1, 2)]
+    ward.score(*ids)
+    with ward.database.write() as connection:
+        connection.execute(job.update().where(job.c.instance_id == ids[0]).values(spool="attic"))
+        made = [make_report(connection, STUDY, Paths(), here) for here in (None, "", "attic")]
+    told = [{image.instance_id: image.is_purged for image in one.images} for one in made if one is not None]
+    assert told == [{ids[0]: False, ids[1]: False}, {ids[0]: True, ids[1]: False}, {ids[0]: False, ids[1]: True}]
+    assert {one.number for one in made if one is not None} == {1}, "they say the same"
 
 
 def test_whatever_changes_makes_a_new_report_that_names_the_one_before(ward):
