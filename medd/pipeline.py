@@ -257,17 +257,22 @@ def build_deliverer(settings: Settings) -> "Deliverer":
     from medd.deliver.commitment import Reporter, planner
     from medd.deliver.objects import ReportObjects, codes_of
     from medd.deliver.stage import Deliverer
+    from medd.imaging.isolated import Isolated
     from medd.store.outbox import Deliveries
 
     database, manager, wanted = open_database(settings), load_plugins(settings), settings.deliver
     destinations = build_destinations(settings, plugins.destinations(manager))
     spool, codes = open_spool(settings), codes_of(plugins.classifiers(manager))
     committing = {name: one.own for name, one in destinations.items() if getattr(one.own, "commitment", False)}
+    limits = settings.worker
+    pictures = Isolated(
+        "medd.deliver.objects:draw", wanted.threads, limits.decode_timeout_s, limits.decode_memory_mib
+    )  # started by the first picture: not every destination takes them
     return Deliverer(
         Deliveries(database, f"{node_id(settings)}:deliver", wanted.lease_s, spool.id),
         destinations,
         spool,
-        lambda report: ReportObjects(report, codes),
+        lambda report: ReportObjects(report, codes, pictures.call),
         manager,
         threads=wanted.threads,
         poll_s=wanted.poll_s,

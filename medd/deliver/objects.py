@@ -1,8 +1,12 @@
 """The DICOM objects of a report, made from the images where they lie when a destination asks for them."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medd.dicom.findings import Code, captions
@@ -10,7 +14,7 @@ from medd.dicom.picture import secondary_capture
 from medd.dicom.presentation import presentation_state
 from medd.dicom.report import structured_report
 from medd.dicom.source import BROKEN, lenient, raw_value, read_source
-from medd.errors import InputError
+from medd.errors import Casualty, InputError, MeddError, TransientError
 from medd.hookspecs import ClassifierSpec
 from medd.imaging.overlay import capture
 from medd.imaging.pixels import load
@@ -29,16 +33,37 @@ def codes_of(specs: Iterable[ClassifierSpec]) -> dict[str, Code]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture that is to be drawn."""
+
+    path: Path
+    media_type: MediaType
+    prediction: Prediction
+    lines: tuple[str, ...]
+
+
+def draw(wanted: Drawing) -> NDArray[np.uint8]:
+    """The picture, (height, width, 3) uint8 RGB; what `medd.imaging.isolated` calls.
+
+    Raises:
+        InputError: The image cannot be decoded.
+        TransientError: The disk cannot be read now.
+    """
+    return capture(load(wanted.path, wanted.media_type), wanted.prediction, wanted.lines)
+
+
 class ReportObjects:
     """What `medd.deliver.destination.Objects` asks for. For one thread.
 
     Args:
         report: What is known of the study.
         codes: Label → code; see `codes_of`.
+        drawn: `draw`, or what asks another process for it and gives errors as results.
     """
 
-    def __init__(self, report: StudyReport, codes: Mapping[str, Code]) -> None:
-        self._report, self._codes = report, codes
+    def __init__(self, report: StudyReport, codes: Mapping[str, Code], drawn: Callable[[Drawing], Any] = draw) -> None:
+        self._report, self._codes, self._drawn = report, codes, drawn
         self._sources: dict[int, Dataset] | None = None
 
     def make(self, kind: str) -> Sequence[Dataset]:
@@ -94,7 +119,14 @@ class ReportObjects:
 
     def _picture(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset:
         lines = self._lines(prediction)
-        pixels = capture(load(image.path, image.media_type), prediction, lines)
+        drawing = Drawing(image.path, image.media_type, prediction, lines)
+        pixels = self._drawn(drawing)
+        if isinstance(pixels, Casualty):
+            pixels = self._drawn(drawing)
+        if isinstance(pixels, Casualty):  # twice is no coincidence
+            raise InputError(Reason.UNREADABLE, f"{image.path.name}: no picture: {pixels}")
+        if isinstance(pixels, MeddError):
+            raise pixels
         return secondary_capture(source, image, prediction, pixels, ". ".join(lines[:-1]))
 
     def _state(self, source: Dataset, image: ImageResult, prediction: Prediction) -> Dataset | None:
@@ -104,13 +136,15 @@ class ReportObjects:
         return captions(prediction, self._codes)
 
     def _read_sources(self) -> dict[int, Dataset]:
-        """Instance id → header. What nobody scored may be damaged: it is reported by what is known of it.
+        """Instance id → header. What nobody scored may be damaged, or missing: it is reported by what is known of it.
 
-        So is what came so long before a late image that its bytes were deleted; its picture was sent in its time.
+        So is what came so long before a late image that its bytes were deleted, its picture was sent in its time; and
+        what lies on another host.
         """
         if self._sources is not None:
             return self._sources
         sources: dict[int, Dataset] = {}
+        missing: TransientError | None = None
         for image in self._report.images:
             if image.media_type is not MediaType.DICOM or image.is_purged:
                 continue
@@ -120,6 +154,12 @@ class ReportObjects:
             except InputError:
                 if image.status is Status.SCORED:
                     raise
+            except TransientError as error:
+                if image.status is Status.SCORED:
+                    raise
+                missing = error  # refused at another host's door, it has no job that would say where it lies
+        if missing is not None and not sources:
+            raise missing
         _check_patient(self._report, sources.values())
         self._sources = sources
         return sources

@@ -12,8 +12,9 @@ from pynetdicom.dsutils import encode
 from medd import plugins
 from medd.deliver.objects import KINDS, ReportObjects, codes_of
 from medd.dicom.source import lenient
-from medd.errors import InputError, TransientError
+from medd.errors import Casualty, InputError, TransientError
 from medd.hookspecs import ClassifierSpec
+from medd.imaging.isolated import Isolated
 from medd.records import PATIENT_CONFLICT, MediaType, Reason, Status
 from tests.studies import CODES, NAMES, film, film_bytes, image, padded, prediction, report, saved
 
@@ -233,6 +234,36 @@ def test_damaged_image_that_nobody_scored_is_reported_beside_the_others(tmp_path
     [made] = objects.make("sr")
     assert len(made.ContentSequence) > 0
     assert len(objects.make("sc")) == 1
+
+
+def test_an_image_that_nobody_scored_and_that_is_not_there_is_reported_beside_the_others(tmp_path):
+    refused = image(tmp_path, film(), reason=Reason.LATERAL_VIEW, instance_id=2)
+    refused.path.unlink()
+    objects = ReportObjects(report(refused, image(tmp_path, film(SOPInstanceUID="1.2.3.98"), prediction())), CODES)
+    assert [len(objects.make(kind)) for kind in KINDS] == [1, 1, 1]
+    with pytest.raises(TransientError):  # nothing is there at all: the disk may come back
+        ReportObjects(report(refused), CODES).make("sr")
+
+
+def test_a_picture_drawn_in_a_process_of_its_own_is_the_same_and_one_that_ends_it_holds_no_report_up(tmp_path):
+    told = report(image(tmp_path, film(), prediction()))
+    apart = Isolated("medd.deliver.objects:draw", 1)
+    try:
+        [made] = ReportObjects(told, CODES, apart.call).make("sc")
+    finally:
+        apart.close()
+    assert saved(made) == saved(ReportObjects(told, CODES).make("sc")[0])
+    tries: list[object] = []
+
+    def dies(drawing: object) -> Casualty:
+        tries.append(drawing)
+        return Casualty("did not finish")
+
+    objects = ReportObjects(told, CODES, dies)
+    with pytest.raises(InputError, match="no picture"):
+        objects.make("sc")
+    assert len(tries) == 2
+    assert [len(objects.make(kind)) for kind in ("sr", "gsps")] == [1, 1]
 
 
 def test_damaged_image_that_was_scored_is_an_input_error(tmp_path):
