@@ -145,7 +145,10 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals by the percentile bootstrap (Efron 1979), drawing patients: images of one are not independent.
 
-    A draw that cannot tell a metric (no image of a class) is left out of that metric; NaN where none can.
+    A draw that cannot tell a metric (no image of a class) is left out of that metric; NaN where none can, and for one
+    patient. Where all decisions are right, or all wrong, no draw differs: then the bound is the exact one for as many
+    patients (C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial", Biometrika 26, 1934).
 
     Args:
         truth: (N,) whether the finding is there.
@@ -160,7 +163,7 @@ def intervals(
         PluginError: One of `more` fails.
     """
     names = (*METRICS, *(one.name for one in more))
-    if not len(score):
+    if len(set(patients)) < 2:
         return dict.fromkeys(names, (math.nan, math.nan))
     _, whose = np.unique(np.asarray(patients), return_inverse=True)
     number = whose.max() + 1
@@ -171,7 +174,19 @@ def intervals(
         times = np.stack([np.bincount(rng.integers(0, number, number), minlength=number) for _ in range(count)])
         for name, values in _weighted(truth, score, threshold, times[:, whose].astype(float), more).items():
             drawn[name].append(values)
-    return {name: _interval(np.concatenate(values)) for name, values in drawn.items()}
+    found = {name: _interval(np.concatenate(values)) for name, values in drawn.items()}
+    everybody, positive = np.ones_like(truth), score >= threshold
+    among = {"accuracy": everybody, "sensitivity": truth, "specificity": ~truth, "ppv": positive, "npv": ~positive}
+    for name, which in among.items():
+        if found[name][0] == found[name][1]:
+            found[name] = _exact(found[name][0], len(np.unique(whose[which])))
+    return found
+
+
+def _exact(share: float, patients: int) -> tuple[float, float]:
+    """The 95 % interval where all of some patients are alike; NaN where a share is neither 0 nor 1."""
+    bound = 0.025 ** (1 / patients)
+    return {0.0: (0.0, 1 - bound), 1.0: (bound, 1.0)}.get(share, (math.nan, math.nan))
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

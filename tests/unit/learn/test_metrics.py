@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from medd.learn import metrics
@@ -83,6 +84,23 @@ def test_intervals_hold_the_figure_and_narrow_with_more_patients():
 def test_a_draw_without_either_class_is_left_out():
     intervals = metrics.intervals(np.array([True, False]), np.array([0.9, 0.1]), 0.5, ["a", "b"], resamples=20)
     assert intervals["auroc"] == (1, 1)
+
+
+def test_one_patient_has_no_interval():
+    assert np.isnan(list(metrics.intervals(TRUTH, SCORE, 0.5, ["x"] * 8, resamples=20).values())).all()
+
+
+def test_where_all_decisions_are_alike_the_interval_is_the_exact_one_for_the_patients():
+    truth, score = np.repeat([True, False], 6), np.repeat([0.9, 0.8], 6)  # every finding is found, and all else too
+    patients = [*"aabbcd", *"eefghi"]
+    found = metrics.intervals(truth, score, 0.5, patients, resamples=20)
+    assert found["sensitivity"] == pytest.approx((binomtest(4, 4).proportion_ci().low, 1))
+    assert found["specificity"] == pytest.approx((0, binomtest(0, 5).proportion_ci().high))
+    assert 0 < found["accuracy"][0] < found["accuracy"][1] < 1
+    assert found["auroc"] == (1, 1)
+    # Of the one patient with findings a part is found: nothing tells how unsure that is.
+    alone = metrics.intervals(truth[:8], np.arange(8) / 8, 0.5, [*"aaaaaaef"], resamples=20)["sensitivity"]
+    assert np.isnan(alone).all()
 
 
 @pytest.mark.parametrize("goal", [0.5, 0.8, 0.9, 0.95, 1.0])
