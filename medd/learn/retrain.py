@@ -207,6 +207,11 @@ def _options(about: Bundle, recipe: Path | None) -> TrainOptions:
     stated = about.training.get("options")
     if not isinstance(stated, dict):
         raise SettingsError(f"{about.ref} does not say how it was trained; name a recipe by --recipe")
+    if lost := about.training.get("files"):
+        raise SettingsError(
+            f"{about.ref} was trained with a file and does not say where it lay; name a recipe by --recipe. "
+            f"Received: network_options: {', '.join(map(str, lost))}"
+        )
     kept = {"preprocess": about.preprocess, "licence": about.licence, "intended_use": about.intended_use}
     try:
         return TrainOptions(**{**stated, **kept})

@@ -200,6 +200,7 @@ def train_prepared(
             "without_patient": sum(not sample.is_named for sample in samples),
             "split_digest": split_digest,
             "options": _public(options),
+            "files": _files(options),
             "epochs_run": len(fitted.history["loss"]),
             "best_epoch": fitted.epoch,
             "seconds": round(time.monotonic() - started),
@@ -231,11 +232,13 @@ def _settle(draft: Bundle, val: Scored, options: TrainOptions) -> Bundle:
 def _public(options: TrainOptions) -> dict[str, Any]:
     """The recipe as the bundle tells it: a file that a network was given is named without its folder."""
     told = options.model_dump(mode="json", exclude={"licence", "intended_use", "preprocess"})
-    told["network_options"] = {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_file() else value
-        for name, value in told["network_options"].items()
-    }
+    told["network_options"] |= {name: Path(told["network_options"][name]).name for name in _files(options)}
     return told
+
+
+def _files(options: TrainOptions) -> list[str]:
+    """The options of the network that are files."""
+    return [name for name, value in options.network_options.items() if isinstance(value, str) and Path(value).is_file()]
 
 
 @contextmanager

@@ -175,6 +175,13 @@ def test_an_image_of_a_locked_patient_is_refused(loop, tmp_path, draw):
     assert outcome.reason.startswith("patient overlap: 1 images for training")
 
 
+def test_a_recipe_with_a_file_has_to_be_named(loop):
+    training = json.loads((loop.desk.champion().path / "bundle.json").read_text())["training"]
+    put_on_duty(loop, "transfer", training=training | {"files": ["weights"]})
+    with pytest.raises(SettingsError, match=r"--recipe\. Received: network_options: weights"):
+        loop.retrain()
+
+
 def test_nothing_is_done_when_nothing_has_changed_since_the_last_run(loop):
     loop.say(side(loop, "train"))
     assert loop.retrain(min_labels=5).promoted is False

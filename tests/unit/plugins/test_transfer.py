@@ -196,6 +196,7 @@ def test_medd_train_thaws_the_backbone_and_serves_the_result(weights, tmp_path):
     bundle = train(tmp_path / "data", tmp_path / "bundle", options, [SPEC], console=Console(file=StringIO()))
     model = classifier.load(tmp_path / "bundle", [SPEC])
     assert bundle.reference is not None
+    assert bundle.training["files"] == ["weights"]
     assert model.predict(images(3)[:, :32, :32]).shape == (3, 2)
     first = BUILD((32, 32, 1), weights=weights)
     trained = keras.models.load_model(tmp_path / "bundle" / "model.keras")
