@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ NAMED = 20
 RANGE, AT_ONCE = 20_000, 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scope:
     """What is looked at, and how."""
 
@@ -43,6 +44,13 @@ class Scope:
     def mends(self) -> bool:
         """Whether what is found is to be mended."""
         return self.intake is not None
+
+    @cached_property
+    def is_alone(self) -> bool:
+        """Whether no image is known to lie in another host's spool."""
+        others = sa.exists().where(job.c.spool.not_in(("", self.spool.id)))
+        with self.database.read() as connection:
+            return not connection.scalar(sa.select(others))
 
 
 @dataclass(slots=True)

@@ -75,8 +75,10 @@ def _rows(scope: Scope, wanted: sa.ColumnElement[bool]) -> Sequence[Any]:
 
 
 def _is_elsewhere(scope: Scope, row: Any) -> bool:
-    """Whether the bytes lie in another host's spool; of what was refused at the door no row says so."""
-    return bool(row.spool and row.spool != scope.spool.id)
+    """Whether the bytes lie in another host's spool; what was refused at the door may, as no row says where it is."""
+    if row.spool or scope.is_alone:
+        return bool(row.spool) and row.spool != scope.spool.id
+    return scope.spool.size(scope.spool.path(row.sha256, row.media_type)) is None
 
 
 def _is_whole(scope: Scope, row: Any) -> bool:

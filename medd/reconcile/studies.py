@@ -53,10 +53,10 @@ def deliveries(scope: Scope) -> Check:
     check = Check("deliveries", count(scope.database, delivery))
     unreported = i.reason.in_([str(reason) for reason in UNREPORTED])
     finished = (i.status != Status.PENDING) & (i.reason.is_(None) | ~unreported)
-    # History that is scored is not told of.
-    finished &= job.c.id.is_(None) | (
-        (job.c.priority < RESCORE_PRIORITY) & job.c.state.in_([JobState.DONE, JobState.DEAD])
-    )
+    # History is not told of. What was refused at the door, live or as history, has no job that says which it was: it is
+    # left alone, unless somebody names the moment since when everything is to be told of.
+    live = (job.c.priority < RESCORE_PRIORITY) & job.c.state.in_([JobState.DONE, JobState.DEAD])
+    finished &= live | job.c.id.is_(None) if scope.told_since else live
     for name in scope.outbox.destinations:
         since = scope.told_since or _known_since(scope, name)
         if since is None:

@@ -42,6 +42,9 @@ class Expiry:
     Args:
         database: Where the rows are.
         spool: Where the bytes are; what lies in another host's is left to that host.
+
+    Attributes:
+        is_alone: Whether no image is known to lie in another host's spool.
     """
 
     def __init__(self, database: Database, spool: Spool) -> None:
@@ -51,7 +54,7 @@ class Expiry:
         self._last_promise = 0
         with database.read() as connection:
             others = sa.exists().where(job.c.spool.not_in(("", self._here)))
-            self._is_alone = not connection.scalar(sa.select(others))
+            self.is_alone = not connection.scalar(sa.select(others))
         # Ids are not committed in their order: only under the lock none is still to come below the last.
         with database.read() as connection:
             self._hold_promises(connection)
@@ -79,7 +82,7 @@ class Expiry:
     def judge(
         self, connection: Connection, keys: Sequence[str], before: datetime, *, dry_run: bool
     ) -> dict[str, Candidate]:
-        """Whether studies may go; within a transaction that writes, nothing that matters changes until it ends."""
+        """Whether studies may go, in the order of `keys`; where one writes, nothing that matters changes meanwhile."""
         if not dry_run:
             self._hold_promises(connection)
         self._read_promises(connection)
@@ -89,8 +92,8 @@ class Expiry:
         ids = connection.scalars(sa.union_all(of_uid, of_file)).all()
         if not dry_run:
             lock(connection, ids)
-        old = connection.scalars(sa.select(s.study).where(s.study.in_(keys), s.last_received_at < before))
-        found = {key: Candidate() for key in sorted(old)}
+        old = set(connection.scalars(sa.select(s.study).where(s.study.in_(keys), s.last_received_at < before)))
+        found = {key: Candidate() for key in keys if key in old}
         undelivered = sa.select(delivery.c.study).where(delivery.c.study.in_(keys))
         late = set(connection.scalars(undelivered.where(delivery.c.state != DeliveryState.DONE)))
         said = sa.select(annotation.c.instance_id).where(annotation.c.instance_id.in_(ids))
@@ -128,7 +131,7 @@ class Expiry:
         """Whether the bytes lie in our spool; of what was refused at the door no row says so."""
         if row.spool:
             return bool(row.spool == self._here)
-        if self._is_alone:
+        if self.is_alone:
             return True
         try:
             return self._spool.size(self._spool.path(row.sha256, row.media_type)) is not None

@@ -121,7 +121,7 @@ class Retention:
             self._delete_images(expiry, now - min(ages), None, outcome, dry_run=dry_run)
         if rules.spool_bytes is not None:
             # Of a dry run nothing has gone yet.
-            surplus = self._stored() - rules.spool_bytes - (outcome.bytes if dry_run else 0)
+            surplus = self._stored(expiry) - rules.spool_bytes - (outcome.bytes if dry_run else 0)
             self._delete_images(expiry, now - YOUNG, surplus, outcome, dry_run=dry_run)
         if rules.results is not None:
             self._delete_results(expiry, now - rules.results, outcome, dry_run=dry_run)
@@ -183,9 +183,10 @@ class Retention:
             if not found:
                 return
 
-    def _stored(self) -> int:
-        """What the images in this spool take, bytes."""
-        ours = sa.or_(job.c.spool.is_(None), job.c.spool.in_(("", self._here)))
+    def _stored(self, expiry: Expiry) -> int:
+        """What the images in this spool take, bytes, without those that may as well lie in another."""
+        nobodys = job.c.spool.is_(None) if expiry.is_alone else sa.false()
+        ours = sa.or_(nobodys, job.c.spool.in_(("", self._here)))
         stays = ~sa.exists().where(purged.c.instance_id == i.id)
         total = sa.select(sa.func.sum(i.size)).join_from(instance, job, isouter=True).where(ours, stays)
         with self._database.read() as connection:

@@ -217,6 +217,35 @@ def test_history_that_was_scored_needs_no_delivery(scope: Scope) -> None:
     assert faults(scope) == {}
 
 
+def test_history_that_was_refused_at_the_door_needs_no_delivery(scope: Scope) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)  # than the first of all deliveries was due
+    study = value(scope, instance.c.study_instance_uid, 7)
+    change(
+        scope,
+        delivery.delete().where(delivery.c.study == study),
+        instance.update().where(instance.c.id == 7).values(received_at=later),
+    )
+    known = replace(scope, told_since=None)
+    assert faults(known)["deliveries"] == 2
+    change(scope, job.delete().where(job.c.instance_id == 7))
+    assert "deliveries" not in faults(known)
+
+
+def test_what_was_refused_at_another_hosts_door_is_not_missed_here(scope: Scope, tmp_path: Path) -> None:
+    theirs = Spool(tmp_path / "theirs")
+    theirs.prepare()
+    change(
+        scope,
+        job.update().where(job.c.instance_id == 1).values(spool=theirs.id),
+        job.delete().where(job.c.instance_id == 7),
+    )
+    for id_ in (1, 7):
+        file_of(scope, id_).unlink()
+    assert faults(scope) == {}
+    file_of(scope, 2).unlink()
+    assert faults(scope) == {"images": 1}
+
+
 def journal_of(scope: Scope, file: Path, alter: Callable[[dict], dict] = dict) -> Path:
     with scope.database.read() as connection:
         rows = connection.execute(sa.select(instance.c.sha256, instance.c.sop_instance_uid)).all()

@@ -189,7 +189,8 @@ def test_a_late_image_keeps_its_study(ward):
 
 
 def test_for_want_of_room_the_oldest_studies_go_but_none_of_the_last_day(ward):
-    ids = [ward.receive(number, days) for number, days in enumerate((9, 8, 7, 6, 0.5), 1)]
+    # By their age, whatever their UIDs are.
+    ids = [ward.receive(number, days) for number, days in ((5, 9), (4, 8), (3, 7), (2, 6), (1, 0.5))]
     ward.work()
     found = ward.retention.run(Rules(spool_bytes=3 * 7000 + 100))
     assert (found.images, ward.kept()) == (2, set(ids[2:]))
@@ -429,6 +430,7 @@ def test_what_lies_in_another_hosts_spool_is_left_to_that_host(ward, tmp_path):
     refused = theirs.receive(3, status=Status.NOT_ASSESSED, reason=Reason.UNREADABLE, study_instance_uid="1.8")
     with ward.database.write() as connection:
         connection.execute(delivery.update().values(state="done"))
+    assert ward.retention.run(Rules(spool_bytes=7100)).images == 0  # of another's files ours have not to make room
     both = Rules(timedelta(days=7), None, timedelta(days=7))
     assert (ward.retention.run(both).images, ward.files()) == (1, set())
     assert len(theirs.files()) == 2
