@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: A candidate that failed on so many batches in a row is not asked any more.
 _FAILURES = 3
+#: One over which so many processes ended, one after the other, is not asked any more: once may be a power failure.
+_ENDS = 2
 #: When a bundle that could not be read is tried again, seconds: the disk may be back.
 _AGAIN_S = 60.0
 
@@ -33,7 +35,7 @@ class Duty:
         threads: For the network; 0 takes every core.
         look_s: Seconds between looks at the registry.
         mark: A file of this worker's own, there while the candidate is asked: a process that it ended leaves it to the
-            next one, which sets the candidate aside.
+            next one. The second time in a row the candidate is set aside.
 
     Attributes:
         champion: What the results come from.
@@ -59,11 +61,11 @@ class Duty:
         #: What cannot be used, and when it may be tried again.
         self._unusable: dict[str, float] = {}
         self.candidate: LoadedModel | None = None
-        #: The candidate over which an earlier life of this worker ended, "name/version digest"; "" for none.
-        self._mark, self._fatal = mark, ""
+        #: The candidate over which earlier lives of this worker ended, "name/version digest", a line for each.
+        self._mark, self._ended_over = mark, list[str]()
         if mark is not None:
             with suppress(OSError, UnicodeDecodeError):
-                self._fatal = mark.read_text()
+                self._ended_over = mark.read_text().splitlines()
         self._loaded: dict[Role, ModelVersion] = {}
         for version in line_of_duty(database, spec):
             model = self._load(version)
@@ -94,17 +96,18 @@ class Duty:
         self._look_at_candidate(wanted.get(Role.CANDIDATE))
 
     def _look_at_candidate(self, version: ModelVersion | None) -> None:
-        if self._fatal and (version is None or self._fatal != _key(version)):  # withdrawn: set again, it is tried again
-            self._unusable.pop(self._fatal, None)
-            self._forget_mark()
+        if self._ended_over and (version is None or self._ended_over[-1] != _key(version)):
+            # Withdrawn: set again, it is tried again.
+            self._unusable.pop(self._ended_over[-1], None)
+            self._survived()
         if version is None:
             self.candidate = None
             self._loaded.pop(Role.CANDIDATE, None)
         elif not self._has(Role.CANDIDATE, version):
             self.candidate, self._failures = None, 0
             self._loaded.pop(Role.CANDIDATE, None)  # only what was loaded counts as had: the rest is tried again
-            if self._fatal:
-                why = "a worker hung or died over it; withdrawn and set again, it is tried once more"
+            if len(self._ended_over) >= _ENDS:
+                why = "workers hung or died over it; withdrawn and set again, it is tried once more"
                 self._set_aside(version, ModelUnusable(why), math.inf)
                 return
             try:
@@ -124,25 +127,33 @@ class Duty:
             TransientError: The mark cannot be left; it is not to be asked then.
         """
         with self._marked(self._loaded[Role.CANDIDATE]):
-            yield
+            try:
+                yield
+            finally:
+                self._ended_over = []
 
     @contextmanager
     def _marked(self, version: ModelVersion) -> Iterator[None]:
-        if self._mark is not None:
-            try:
-                self._mark.write_text(_key(version))
-            except OSError as error:
-                raise TransientError(f"{self._mark.name}: {error.strerror}") from error
+        try:
+            self._write_mark([*self._ended_over, _key(version)])
+        except OSError as error:
+            raise TransientError(f"the candidate's mark cannot be left: {error.strerror}") from error
         try:
             yield
         finally:
-            self._forget_mark()
-
-    def _forget_mark(self) -> None:
-        self._fatal = ""
-        if self._mark is not None:
             with suppress(OSError):
-                self._mark.unlink(missing_ok=True)
+                self._write_mark(self._ended_over)
+
+    def _survived(self) -> None:
+        self._ended_over = []
+        with suppress(OSError):
+            self._write_mark([])
+
+    def _write_mark(self, lines: Sequence[str]) -> None:
+        if self._mark is not None and lines:
+            self._mark.write_text("\n".join(lines))
+        elif self._mark is not None:
+            self._mark.unlink(missing_ok=True)
 
     def _change_champion(self) -> None:
         version = champion(self._database, self._spec)  # where a shipped one lies differs from host to host

@@ -259,19 +259,30 @@ def test_a_candidate_over_which_a_worker_ended_is_not_asked_again_until_it_is_se
     ward.work()
     assert not ward.mark.exists(), "what it survived leaves no mark"
     ward.mark.write_text(found[0])  # as of a process that was ended in between
+    ward.start()
+    ward.duty.look()
+    assert ward.duty.candidate is not None, "once may be a power failure"
+    object.__setattr__(ward.duty.candidate, "classifier", Watched("raises"))
+    ward.duty.candidate_failed = lambda error: None
+    ward.receive(1, seed=9)
+    with pytest.MonkeyPatch.context() as dead:
+        dead.setattr(type(ward.mark), "unlink", lambda *_, **__: None)  # the process ends while it is asked
+        ward.work()
+    assert found[1] == f"{found[0]}\n{found[0]}"
+    assert ward.mark.read_text() == found[1]
     for seed in (1, 2):
         ward.start()
         ward.receive(1, seed=seed)
         ward.work()
         assert ward.duty.candidate is None
-    assert ward.shown() == ["stub/1"] * 3
+    assert ward.shown() == ["stub/1"] * 4
     assert ward.set_aside() == ["stub/2"]
     changes.withdraw(ward.database, "stub", WARD)
     ward.duty.look()
     ward.set_candidate(model)
     ward.receive(1, seed=3)
     ward.work()
-    assert ward.shadows() == [(4, "stub/2")]
+    assert ward.shadows() == [(5, "stub/2")]
 
 
 def test_an_input_that_cannot_be_made_for_the_candidate_costs_the_champion_nothing(ward, monkeypatch):
