@@ -42,15 +42,20 @@ def require(*programs: str) -> list[str]:
     return [str(path) for path in found.values()]
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on now.
+    """A TCP port that nobody listens on now, another each time.
 
     Below those that the system gives to outgoing connections, or one of them might take it before it is used.
     """
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
     raise OSError("no free port")
 
 
