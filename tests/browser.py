@@ -57,9 +57,10 @@ class Visit:
         wide, window = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         return wide, window
 
-    def barriers(self) -> list[str]:
-        """What axe finds serious or critical: which rule, and where."""
-        found = Axe().run(self.page).response["violations"]
+    def barriers(self, *rules: str) -> list[str]:
+        """What axe finds serious or critical: which rule, and where; by these rules, or by all."""
+        wanted = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else None
+        found = Axe().run(self.page, options=wanted).response["violations"]
         return [
             f"{one['id']} ({one['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
             for one in found

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from medd.cli import main as cli
-from medd.store.database import Database, check_schema
+from medd.store.database import Database
 from medd.testing import stub_bundle, write_stub_plugin
+from tests.schema import open_new
 
 
 class Home:
@@ -43,6 +44,4 @@ class Home:
         return json.loads(self.medd(*arguments, "--format", "json")[0])
 
     def database(self) -> Database:
-        opened = Database(f"sqlite:///{self.path / 'medd.db'}")
-        check_schema(opened)
-        return opened
+        return open_new(self.path / "medd.db")

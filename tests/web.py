@@ -15,6 +15,7 @@ from medd.store.database import Database
 from medd.testing import stub_bundle, write_stub_plugin
 from medd_web.context import Context
 from medd_web.server import WebServer
+from tests.schema import empty_database
 from tests.support import wait_until
 
 #: What a browser sends that came here by a link or a typed address.
@@ -49,7 +50,9 @@ def web_settings(home: Path, *, database_url: str = "", **values: Any) -> Settin
         write_stub_plugin(home / "plugins", stub_bundle(home / "stub-bundle"))
     web = medd_settings.WebSettings(**({"port": 0, "max_requests_per_s": 0} | values))
     changed: dict[str, Any] = {"web": web, "model": medd_settings.ModelSettings(classifier="stub")}
-    if database_url:
+    if not database_url and not (home / "medd.db").exists():
+        (home / "medd.db").write_bytes(empty_database())
+    elif database_url:
         changed["database"] = medd_settings.DatabaseSettings(url=database_url)
     return medd_settings.load(home).model_copy(update=changed)
 

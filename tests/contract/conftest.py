@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from medd.store.database import Database, check_schema
 from medd.store.tables import metadata
+from tests.schema import open_new
 from tests.support import PostgresServer
 
 
@@ -27,8 +28,7 @@ def shared_url(postgres: PostgresServer) -> str:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """An empty database with its schema, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        opened = Database(f"sqlite:///{tmp_path / 'medd.db'}")
-        check_schema(opened)
+        opened = open_new(tmp_path / "medd.db")
     else:
         opened = Database(request.getfixturevalue("shared_url"))
         names = ", ".join(table.name for table in metadata.sorted_tables)

@@ -42,8 +42,9 @@ from medd.store.spool import Spool
 from medd.store.tables import commitment as table
 from medd.store.tables import sent
 from tests.certificates import Authority
-from tests.integration.test_listener import empty_database, exchange, films, mutate
+from tests.integration.test_listener import exchange, films, mutate
 from tests.peers import OrthancArchive
+from tests.schema import empty_database
 from tests.support import (
     DX,
     EXPLICIT,

@@ -149,6 +149,7 @@ def free_ports(count: int) -> list[int]:
         return [some.getsockname()[1] for some in sockets]
 
 
+@pytest.mark.full
 def test_two_hosts_of_which_one_is_killed_go_on_to_the_network_that_one_device_makes(one, start, tmp_path):
     def both(name: str) -> list[Any]:
         hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]

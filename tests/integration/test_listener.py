@@ -1,7 +1,6 @@
 """The DICOM port over real sockets: what it takes, what it refuses, and what it lives through."""
 
 import contextlib
-import functools
 import os
 import random
 import shutil
@@ -9,7 +8,6 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import tempfile
 import threading
 import time
 import tracemalloc
@@ -32,9 +30,9 @@ from medd.ingest.intake import Intake
 from medd.ingest.listener import Listener
 from medd.settings import ListenerSettings
 from medd.store import database as database_module
-from medd.store.database import Database, check_schema
 from medd.store.spool import Spool
 from medd.testing import cheap_series, dicom_radiograph
+from tests.schema import open_new
 from tests.support import (
     DX,
     EXPLICIT,
@@ -54,26 +52,13 @@ RELEASE_RQ = struct.pack(">BxII", 5, 4, 0)
 ABORT = struct.pack(">BxII", 7, 4, 0)
 
 
-@functools.cache
-def empty_database() -> bytes:
-    """A database file with its schema: the migrations need not run for each of so many tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{folder}/medd.db")
-        check_schema(database)
-        database.close()
-        return Path(folder, "medd.db").read_bytes()
-
-
 class Receiver:
     """A listener in this process on SQLite, and a look at what it has stored."""
 
     def __init__(self, home: Path, settings: ListenerSettings) -> None:
         home.mkdir(exist_ok=True)
         self.file = home / "medd.db"
-        if not self.file.exists():
-            self.file.write_bytes(empty_database())
-        self.database = Database(f"sqlite:///{self.file}")
-        check_schema(self.database)
+        self.database = open_new(self.file)
         self.spool = Spool(home / "spool")
         self.spool.prepare()
         manager = plugins.load_plugins(builtin=(admission,))

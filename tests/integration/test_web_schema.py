@@ -64,7 +64,7 @@ _TYPES = st.sampled_from(
 def test_no_body_is_a_server_error(tmp_path: Path) -> None:
     with running_web(web_settings(tmp_path / "home")) as web, httpx.Client(base_url=web.url, trust_env=False) as client:
 
-        @settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
         @given(
             body=_BODIES, kind=_TYPES, path=st.sampled_from(["dicom-web/studies", "dicom-web/studies/1.2", "upload"])
         )

@@ -11,9 +11,9 @@ from medd.backfill.source import Bucket, Entry, Folder, open_files
 from medd.errors import SettingsError, TransientError
 from medd.queue.base import CLASSIFY
 from medd.records import Status
-from medd.store.database import Database, check_schema
 from medd.store.inserts import InstanceInserter
 from tests.rows import instance_row
+from tests.schema import open_new
 
 
 @pytest.fixture
@@ -75,8 +75,7 @@ def test_what_cannot_be_opened_is_told_in_a_line(tmp_path):
 
 
 def test_only_what_the_database_knows_is_passed_over(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'medd.db'}")
-    check_schema(database)
+    database = open_new(tmp_path / "medd.db")
     inserter = InstanceInserter(database, CLASSIFY)
     row = instance_row(1)
     inserter.add([row])

@@ -23,12 +23,13 @@ from medd.queue.sql import SqlQueue
 from medd.records import ModelVersion
 from medd.registry import changes
 from medd.registry.changes import Change
-from medd.store.database import Database, check_schema
+from medd.store.database import Database
 from medd.store.repository import ResultFilter, find_results
 from medd.store.spool import Spool
 from medd.store.tables import model_event, prediction
 from medd.testing import cheap_series, stub_bundle, stub_plugin
 from medd.testing.stub_plugin import spec
+from tests.schema import open_new
 from tests.support import in_place
 
 WARD = Change("ward", "a test")
@@ -39,8 +40,7 @@ class Ward:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.database = Database(f"sqlite:///{home / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(home / "medd.db")
         self.spool = Spool(home / "spool")
         self.spool.prepare()
         self.plugins = load_plugins(builtin=(admission, stub_plugin))

@@ -22,13 +22,13 @@ from medd.queue.sql import SqlQueue
 from medd.records import Attachment, Job
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Gate
-from medd.store.database import Database, check_schema
 from medd.store.repository import ResultFilter, find_attachments, find_results
 from medd.store.spool import Spool
 from medd.store.studies import WorklistFilter, find_worklist
 from medd.store.tables import job, prediction
 from medd.testing import EXPECTED_REASONS, bad_inputs, cheap_series, stub_bundle, stub_plugin
 from medd.testing.stub_plugin import spec
+from tests.schema import open_new
 from tests.support import in_place
 
 
@@ -37,8 +37,7 @@ class Room:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.database = Database(f"sqlite:///{home / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(home / "medd.db")
         self.spool = Spool(home / "spool")
         self.spool.prepare()
         self.plugins = load_plugins(builtin=(admission, stub_plugin))

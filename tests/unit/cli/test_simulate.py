@@ -10,11 +10,11 @@ import pytest
 
 from medd.cli import main as cli
 from medd.queue.base import CLASSIFY
-from medd.store.database import Database, check_schema
 from medd.store.inserts import InstanceInserter
 from medd.store.repository import record_predictions
 from medd.store.tally import refresh
 from tests.rows import instance_row, prediction_of
+from tests.schema import open_new
 
 SHORT = ("--days", 1, "--seeds", 3)
 
@@ -107,8 +107,7 @@ def test_calls_that_make_no_sense_are_one_line(medd, options, message):
 
 
 def test_what_came_is_replayed(medd, tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'medd.db'}")
-    check_schema(database)
+    database = open_new(tmp_path / "medd.db")
     assert "nothing has come since" in medd("--since", "24h", code=2)[1]
     inserter = InstanceInserter(database, CLASSIFY)
     start = datetime.now(UTC) - timedelta(hours=10)

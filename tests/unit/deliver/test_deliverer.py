@@ -18,12 +18,12 @@ from medd.deliver.stage import Deliverer
 from medd.errors import InputError, PeerRefused, TransientError
 from medd.queue.base import CLASSIFY
 from medd.records import Reason, StudyReport
-from medd.store.database import Database, check_schema
 from medd.store.inserts import InstanceInserter
 from medd.store.outbox import Deliveries, Outbox
 from medd.store.repository import record_predictions
 from medd.store.tables import delivery, sent
 from tests.rows import instance_row, prediction_of
+from tests.schema import open_new
 from tests.support import wait_until
 
 
@@ -73,8 +73,7 @@ class Site:
     """A database with scored studies, and a deliverer for them."""
 
     def __init__(self, folder: Path, *destinations: Recorder) -> None:
-        self.database = Database(f"sqlite:///{folder / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(folder / "medd.db")
         self.destinations = {one.name: one for one in destinations}
         self.outbox = Outbox(tuple(self.destinations), 0, 60)
         self.listener = Listener()

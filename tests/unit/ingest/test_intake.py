@@ -21,19 +21,18 @@ from medd.ingest.files import receive_paths
 from medd.ingest.intake import Intake, Receipt
 from medd.plugins import load_plugins
 from medd.records import MediaType, Reason, Status
-from medd.store.database import Database, check_schema
 from medd.store.repository import ResultFilter, find_results
 from medd.store.spool import Spool
 from medd.store.tables import instance, job
 from medd.testing import cheap_series, dicom_radiograph, jpeg_radiograph
+from tests.schema import open_new
 
 
 class Door:
     """An intake on SQLite with all that stands behind it."""
 
     def __init__(self, home: Path) -> None:
-        self.database = Database(f"sqlite:///{home / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(home / "medd.db")
         self.spool = Spool(home / "spool")
         self.spool.prepare()
         self.plugins = load_plugins(builtin=(admission,))

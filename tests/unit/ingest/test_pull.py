@@ -1,13 +1,11 @@
 """What is asked of an archive, what its answers are worth, and what a run makes of them."""
 
 import errno
-import functools
 import http.server
 import itertools
 import json
 import logging
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,23 +56,14 @@ from medd.settings import (
     Settings,
 )
 from medd.store import pulled
-from medd.store.database import Database, check_schema
+from medd.store.database import Database
 from medd.store.spool import Spool
 from medd.store.tables import instance
 from medd.store.tables import pulled as pulled_table
 from medd.testing import dicom_radiograph
 from tests.peers import dataset_bytes
+from tests.schema import open_new
 from tests.support import free_port
-
-
-@functools.cache
-def empty_database() -> bytes:
-    """A database file with its schema: the migrations need not run for each of so many tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{folder}/medd.db")
-        check_schema(database)
-        database.close()
-        return (Path(folder) / "medd.db").read_bytes()
 
 
 class Home:
@@ -82,8 +71,7 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "medd.db").write_bytes(empty_database())
-        self.database = Database(f"sqlite:///{folder / 'medd.db'}")
+        self.database = open_new(folder / "medd.db")
         self.spool = Spool(folder / "spool")
         self.spool.prepare()
         self.intake = Intake(self.database, self.spool, load_plugins(builtin=(admission,)))

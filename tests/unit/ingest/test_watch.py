@@ -13,10 +13,10 @@ from medd.ingest.intake import Intake
 from medd.ingest.watch import Inbox, Settler, files_below, is_candidate
 from medd.plugins import load_plugins
 from medd.settings import InboxSettings
-from medd.store.database import Database, check_schema
 from medd.store.repository import ResultFilter, find_results
 from medd.store.spool import Spool
 from medd.testing import cheap_series, dicom_radiograph, jpeg_radiograph
+from tests.schema import open_new
 from tests.support import wait_until
 
 FILM = Path("film.dcm")
@@ -106,8 +106,7 @@ class Watched:
 
     def __init__(self, home: Path) -> None:
         self.home, self.root = home, home / "inbox"
-        self.database = Database(f"sqlite:///{home / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(home / "medd.db")
         spool = Spool(home / "spool")
         spool.prepare()
         self.plugins = load_plugins(builtin=(admission,))

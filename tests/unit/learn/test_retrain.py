@@ -24,10 +24,10 @@ from medd.plugins import load_plugins
 from medd.records import MediaType, ModelChange, ModelEvent
 from medd.registry.annotate import Said, annotate
 from medd.registry.bundle import file_digest
-from medd.store.database import Database, check_schema
 from medd.store.models import add_event, find_events
 from medd.store.spool import Spool
 from medd_pneumonia import register_classifiers
+from tests.schema import open_new
 
 pytestmark = [
     pytest.mark.train,
@@ -55,8 +55,7 @@ class Loop:
 
     def __init__(self, home: Path, model: Path, data: Path) -> None:
         self.home, self.data = home, data
-        self.database = Database(f"sqlite:///{home / 'medd.db'}")
-        check_schema(self.database)
+        self.database = open_new(home / "medd.db")
         self.spool = Spool(home / "spool")
         self.spool.prepare()
         manager = load_plugins(builtin=(admission,))
