@@ -69,10 +69,6 @@ class TransientError(MeddError):
     """The surroundings failed (disk, database, network). The work is tried again later."""
 
 
-class StoreAway(TransientError):
-    """The object store is away: nothing is wrong with any image, so no try of theirs is counted."""
-
-
 class PeerBusy(TransientError):
     """A peer lives and rejects our association for the time being: too many are open."""
 

@@ -10,7 +10,7 @@ from medd import plugins, stuck
 from medd.classify.classifier import Input, LoadedModel
 from medd.classify.duty import Duty
 from medd.classify.prepare import Order
-from medd.errors import Casualty, InputError, ModelUnusable, StoreAway, TransientError
+from medd.errors import Casualty, InputError, ModelUnusable, TransientError
 from medd.imaging.preprocess import PreprocessSpec
 from medd.queue.base import RESCORE_PRIORITY, JobState
 from medd.queue.sql import SqlQueue
@@ -55,8 +55,7 @@ class ClassifyStage:
         """Score the jobs' images; returns the function that commits the results.
 
         Raises:
-            StoreAway: The bucket is away.
-            TransientError: The database is away.
+            TransientError: The database or the bucket is away.
         """
         shadow = self._take_models()
         with self._queue.database.read() as connection:
@@ -123,7 +122,7 @@ class ClassifyStage:
             try:
                 self._spool.check_bucket()
             except OSError as error:
-                raise StoreAway(f"spool: {error.strerror}") from error
+                raise TransientError(f"spool: {error.strerror}") from error
             failures = self._spool.bring_all([order.path for order in orders])  # it may have come back just now
         made = iter(self._decode([order for order, failure in zip(orders, failures, strict=True) if failure is None]))
         for order, failure in zip(orders, failures, strict=True):

@@ -17,7 +17,7 @@ from medd.classify.prepare import prepare_file
 from medd.classify.stage import ClassifyStage
 from medd.doctor.finding import State
 from medd.doctor.host import check_spool
-from medd.errors import SettingsError, StoreAway
+from medd.errors import SettingsError, TransientError
 from medd.ingest import admission
 from medd.ingest.intake import Intake
 from medd.plugins import load_plugins
@@ -341,7 +341,7 @@ def test_while_the_bucket_is_away_images_wait_and_no_try_is_counted(credentials:
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
-        with pytest.raises(StoreAway):
+        with pytest.raises(TransientError, match="spool"):
             stage.handle(wait_until(lambda: held(database), what="a claim"))
         time.sleep(2)  # long enough for a second try
         assert [one.attempts for one in held(database)] == [1, 1]
