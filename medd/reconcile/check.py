@@ -13,6 +13,7 @@ from medd.errors import MeddError
 from medd.ingest.intake import Intake
 from medd.store.database import Database
 from medd.store.outbox import Outbox
+from medd.store.repository import is_alone
 from medd.store.spool import Spool
 from medd.store.tables import instance, job, prediction, purged
 
@@ -48,9 +49,8 @@ class Scope:
     @cached_property
     def is_alone(self) -> bool:
         """Whether no image is known to lie in another host's spool."""
-        others = sa.exists().where(job.c.spool.not_in(("", self.spool.id)))
         with self.database.read() as connection:
-            return not connection.scalar(sa.select(others))
+            return is_alone(connection, self.spool.id)
 
 
 @dataclass(slots=True)

@@ -78,18 +78,26 @@ def _is_elsewhere(scope: Scope, row: Any) -> bool:
     """Whether the bytes lie in another host's spool; what was refused at the door may, as no row says where it is."""
     if row.spool or scope.is_alone:
         return bool(row.spool) and row.spool != scope.spool.id
-    return scope.spool.size(scope.spool.path(row.sha256, row.media_type)) is None
+    return _size(scope, scope.spool.path(row.sha256, row.media_type)) is None
 
 
 def _is_whole(scope: Scope, row: Any) -> bool:
     path = scope.spool.path(row.sha256, row.media_type)
+    size = _size(scope, path)
+    if size is None or size < row.size:
+        return False
     try:
-        size = scope.spool.size(path)
-        if size is None or size < row.size:
-            return False
         return not scope.verify or digest(scope.spool.bring(path)) == row.sha256
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise _unreadable(scope, path.name, error) from error
+
+
+def _size(scope: Scope, path: Path) -> int | None:
+    """Bytes of a kept file, with what was put before its content; None where there is none."""
+    try:
+        return scope.spool.size(path)
     except OSError as error:
         raise _unreadable(scope, path.name, error) from error
 
@@ -203,7 +211,7 @@ def _look_up(scope: Scope, check: Check, page: dict[str, str]) -> None:
         row = found.get(sha256)
         if row is None:
             path = scope.spool.path(sha256, MediaType.DICOM)
-            if scope.mends and scope.spool.size(path) is not None:
+            if scope.mends and _size(scope, path) is not None:
                 _adopt(scope, check, path)
             else:
                 check.note(f"{sha256}: answered with success and not in the database")

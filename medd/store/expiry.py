@@ -12,6 +12,7 @@ from medd.errors import TransientError
 from medd.records import DeliveryState, Status
 from medd.store.database import Database
 from medd.store.outbox import study_key
+from medd.store.repository import is_alone
 from medd.store.spool import Spool
 from medd.store.tables import UtcDateTime, annotation, commitment, delivery, instance, job, purged, study
 from medd.store.tally import lock
@@ -53,8 +54,7 @@ class Expiry:
         self._promised: set[int] = set()
         self._last_promise = 0
         with database.read() as connection:
-            others = sa.exists().where(job.c.spool.not_in(("", self._here)))
-            self.is_alone = not connection.scalar(sa.select(others))
+            self.is_alone = is_alone(connection, self._here)
         # Ids are not committed in their order: only under the lock none is still to come below the last.
         with database.read() as connection:
             self._hold_promises(connection)

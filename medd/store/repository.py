@@ -30,6 +30,12 @@ def locate(connection: Connection, ids: Sequence[int]) -> dict[int, Location]:
     return {id_: Location(*where) for id_, *where in connection.execute(columns.where(instance.c.id.in_(ids)))}
 
 
+def is_alone(connection: Connection, spool: str) -> bool:
+    """Whether no image is known to lie in another spool than the one of this id."""
+    elsewhere = sa.exists().where(job.c.spool.not_in(("", spool)))
+    return not connection.scalar(sa.select(elsewhere))
+
+
 def record_predictions(connection: Connection, made: Sequence[Prediction]) -> None:
     """Store predictions, each as the current one of its instance; the same model version twice is one prediction.
 

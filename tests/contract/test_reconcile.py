@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from medd.errors import SettingsError
 from medd.ingest import admission
 from medd.ingest.intake import Intake
 from medd.plugins import load_plugins
 from medd.queue.base import CLASSIFY
 from medd.queue.sql import SqlQueue
 from medd.reconcile import Check, Scope, reconcile
+from medd.reconcile.files import images
 from medd.store.database import Database
 from medd.store.outbox import Outbox
 from medd.store.repository import record_predictions, set_not_assessed
@@ -244,6 +246,17 @@ def test_what_was_refused_at_another_hosts_door_is_not_missed_here(scope: Scope,
     assert faults(scope) == {}
     file_of(scope, 2).unlink()
     assert faults(scope) == {"images": 1}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_disk_that_does_not_say_whether_a_file_is_there_is_a_fault_told_of(scope: Scope, alone: bool) -> None:
+    elsewhere = [] if alone else [job.update().where(job.c.instance_id == 1).values(spool="attic")]
+    change(scope, job.delete().where(job.c.instance_id == 7), *elsewhere)
+    file = file_of(scope, 7)
+    file.unlink()
+    file.symlink_to(file.name)  # it leads to itself: no success, and not "no such file" either
+    with pytest.raises(SettingsError, match=f"{file.name} cannot be read"):
+        images(scope)
 
 
 def journal_of(scope: Scope, file: Path, alter: Callable[[dict], dict] = dict) -> Path:
