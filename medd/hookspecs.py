@@ -75,8 +75,8 @@ class Metric:
     name: str
     #: Called as scikit-learn's metrics are, ``compute(y_true, y_score, *, threshold, sample_weight) -> float``, for the
     #: figure and again for each bootstrap draw: (N,) bool, whether the finding is there; (N,) probability of it, in
-    #: [0, 1]; the model's threshold; (N,) how often each image counts, which may be 0. NaN, or a ValueError, says that
-    #: these images cannot tell it.
+    #: [0, 1]; the model's threshold; (N,) how often each image counts, which may be 0. NaN says that these images
+    #: cannot tell it, as one class has no AUROC; whatever it raises ends the command.
     compute: "Callable[..., float]"
 
 

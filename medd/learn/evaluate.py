@@ -91,9 +91,6 @@ def measure(
     Returns:
         n, patients, every one of `medd.learn.metrics.METRICS` and of `more`, threshold, confusion {tn, fp, fn, tp},
         and with `resamples` ci {metric: [low, high]}.
-
-    Raises:
-        PluginError: One of `more` fails.
     """
     figures = metrics.figures(truth, scores, threshold, more=more)
     result: dict[str, Any] = {

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medd.errors import PluginError
 from medd.hookspecs import Metric
 from medd.registry.bundle import Calibration
 
@@ -44,9 +43,6 @@ def figures(
         threshold: In [0, 1].
         weight: (N,) how often each image counts; once when None.
         more: What plugins add.
-
-    Raises:
-        PluginError: One of `more` fails.
     """
     weights = np.ones((1, len(score))) if weight is None else np.asarray(weight, float)[np.newaxis]
     return {name: float(values[0]) for name, values in _weighted(truth, score, threshold, weights, more).items()}
@@ -93,23 +89,13 @@ def _weighted(
             "npv": _share(weights, ~truth, ~positive) if both else np.full(len(weights), np.nan),
             "brier": weights @ (score - truth) ** 2 / weights.sum(axis=1),
             "ece": _calibration_error(truth, score, weights),
-            **{one.name: np.array([_asked(one, truth, score, threshold, w) for w in weights]) for one in more},
+            **{
+                one.name: np.array(
+                    [float(one.compute(truth, score, threshold=threshold, sample_weight=w)) for w in weights]
+                )
+                for one in more
+            },
         }
-
-
-def _asked(
-    metric: Metric,
-    truth: NDArray[np.bool_],
-    score: NDArray[np.floating],
-    threshold: float,
-    weight: NDArray[np.float64],
-) -> float:
-    try:
-        return float(metric.compute(truth, score, threshold=threshold, sample_weight=weight))
-    except ValueError:  # as scikit-learn's say that these images cannot tell it
-        return math.nan
-    except Exception as error:  # a stranger's code; its name must be shown
-        raise PluginError(f"metric {metric.name!r} raised {error!r}") from error
 
 
 def _share(
@@ -158,9 +144,6 @@ def intervals(
         resamples: How many draws, at least 1.
         seed: Of the draws.
         more: What plugins add.
-
-    Raises:
-        PluginError: One of `more` fails.
     """
     names = (*METRICS, *(one.name for one in more))
     if len(set(patients)) < 2:

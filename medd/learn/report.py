@@ -46,9 +46,6 @@ def describe(one: Assessed, data: Path, material: Material, folder: Path, resamp
         What `medd.learn.evaluate.measure` gives; model; not_assessed, how many images it refuses, and
         not_assessed_reasons; where there are any, ungated, the figures as if it refused none that can be scored; seen,
         on which side of the model's own split the images stand; groups {grouping: {value: figures}}.
-
-    Raises:
-        PluginError: A plugin's figure fails.
     """
     assessed, samples = one.assessed, material.samples
     scored = np.isfinite(one.scores)
