@@ -47,7 +47,8 @@ def prepare_file(order: Order) -> list[Input | TransientError]:
     for spec in candidates:
         try:
             inputs.append(inputs[0] if spec == champion else prepare(image, spec, age))
-        except Exception as error:  # of a candidate's own spec: it may fail in any way, and the champion's work stands
+        # What numpy and OpenCV raise where a candidate's own spec asks too much; the champion's work stands.
+        except (ValueError, MemoryError, cv2.error) as error:
             inputs.append(TransientError(f"its input cannot be made: {type(error).__name__}"))
     return inputs
 

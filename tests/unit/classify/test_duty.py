@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -285,12 +286,13 @@ def test_a_candidate_over_which_a_worker_ended_is_not_asked_again_until_it_is_se
     assert ward.shadows() == [(5, "stub/2")]
 
 
-def test_an_input_that_cannot_be_made_for_the_candidate_costs_the_champion_nothing(ward, monkeypatch):
+@pytest.mark.parametrize("failure", [MemoryError(), ValueError("reshape"), cv2.error("resize")])
+def test_an_input_that_cannot_be_made_for_the_candidate_costs_the_champion_nothing(ward, monkeypatch, failure):
     ward.set_candidate(ward.register("2", size=32))
 
     def fussy(image, spec, age):
         if spec.size == 32:
-            raise MemoryError
+            raise failure
         return classifier.prepare(image, spec, age)
 
     monkeypatch.setattr(prepare, "prepare", fussy)
