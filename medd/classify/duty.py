@@ -61,8 +61,9 @@ class Duty:
         #: What cannot be used, and when it may be tried again.
         self._unusable: dict[str, float] = {}
         self.candidate: LoadedModel | None = None
+        self._mark = mark
         #: The candidate over which earlier lives of this worker ended, "name/version digest", a line for each.
-        self._mark, self._ended_over = mark, list[str]()
+        self._ended_over: list[str] = []
         if mark is not None:
             with suppress(OSError, UnicodeDecodeError):
                 self._ended_over = mark.read_text().splitlines()
