@@ -265,9 +265,16 @@ class Deliverer:
         log.warning("will be tried again: %s", error, extra=fields)
 
     def _bury(self, claimed: Delivery, error: str) -> None:
-        self._deliveries.bury(claimed, error)
         fields = {"event": "delivery.dead", "delivery": claimed.id, "destination": claimed.destination}
-        log.error("given up: %s", error, extra=fields)
+        if self._deliveries.bury(claimed, error):
+            log.error("given up: %s", error, extra=fields)
+        else:
+            fields["event"] = "delivery.retry"
+            log.warning(
+                "will be tried again, as its study has changed, or is another deliverer's by now: %s",
+                error,
+                extra=fields,
+            )
 
     def _keep_claims(self) -> None:
         held = [one for lane in self._lanes.values() for one in lane.held()]

@@ -230,8 +230,11 @@ class Deliveries:
         values = {"available_at": from_now(self.database, seconds), "error": error, "failing_since": failing_since}
         self._give_back(claimed, values)
 
-    def bury(self, claimed: Delivery, error: str) -> None:
+    def bury(self, claimed: Delivery, error: str) -> bool:
         """Give a delivery up; a study that changed meanwhile waits again, as nobody has tried what it is now.
+
+        Returns:
+            Whether it is dead now; False too where it is another deliverer's by now.
 
         Raises:
             TransientError: The database is away.
@@ -244,12 +247,15 @@ class Deliveries:
             "failing_since": sa.case((changed, None), else_=d.failing_since),
             "error": sa.case((changed, None), else_=error),
         }
-        self._give_back(claimed, values)
+        return self._give_back(claimed, values) == DeliveryState.DEAD
 
-    def _give_back(self, claimed: Delivery, values: dict[str, Any]) -> None:
+    def _give_back(self, claimed: Delivery, values: dict[str, Any]) -> str | None:
+        """Returns the state it has now; None where it was not ours any more."""
+        values = {"state": DeliveryState.PENDING, **values, **_FREE}
+        changed = delivery.update().where(self._ours(claimed)).values(values).returning(delivery.c.state)
         with self.database.write() as connection:
-            values = {"state": DeliveryState.PENDING, **values, **_FREE}
-            connection.execute(delivery.update().where(self._ours(claimed)).values(values))
+            state: str | None = connection.scalar(changed)
+        return state
 
     @staticmethod
     def _ours(claimed: Delivery) -> sa.ColumnElement[bool]:

@@ -293,11 +293,12 @@ def test_an_image_that_comes_while_its_study_is_refused_is_tried(ward):
     ward.score(ward.receive(1, study_instance_uid=STUDY))
     [claimed] = ward.claim("pacs")
     ward.score(ward.receive(2, study_instance_uid=STUDY))
-    ward.deliveries.bury(claimed, "refused")
+    assert not ward.deliveries.bury(claimed, "refused")
     assert ward.states()[STUDY, "pacs"] == ("pending", 2)
     [again] = ward.claim("pacs")
     assert (again.attempts, ward.deliveries.failing_s(again)) == (1, 0)
-    ward.deliveries.bury(again, "refused")
+    assert not ward.deliveries.bury(claimed, "refused"), "it is not this claim's any more"
+    assert ward.deliveries.bury(again, "refused")
     assert ward.states()[STUDY, "pacs"] == ("dead", 2)
 
 

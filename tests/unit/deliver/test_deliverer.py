@@ -1,5 +1,6 @@
 """The deliverer: rests a destination that is away, goes on with the others, gives up what is refused."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -183,6 +184,20 @@ def test_what_is_refused_is_dead_at_once_with_the_reason(tmp_path, error):
         wait_until(lambda: set(site.states().values()) == {"dead"})
     assert site.errors() == [str(error)]
     assert len(site.destinations["strict"].tries) == 1
+
+
+def test_what_is_refused_while_its_study_changes_is_not_said_to_be_given_up(tmp_path, caplog):
+    def behave(_report: StudyReport) -> None:
+        if len(site.destinations["strict"].tries) == 1:
+            site.score(site.receive(2, study_instance_uid="1.2.9", patient_id="P"))
+        raise PeerRefused("it knows us not")
+
+    site = Site(tmp_path, Recorder("strict", behave))
+    site.score(site.receive(1, study_instance_uid="1.2.9", patient_id="P"))
+    with caplog.at_level(logging.WARNING), site.delivering():
+        wait_until(lambda: set(site.states().values()) == {"dead"})
+    assert [record.event for record in caplog.records] == ["delivery.retry", "delivery.dead"]
+    assert len(site.destinations["strict"].tries) == 2
 
 
 def test_what_fails_for_too_long_is_given_up(tmp_path):
