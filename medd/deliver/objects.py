@@ -146,7 +146,7 @@ class ReportObjects:
         sources: dict[int, Dataset] = {}
         missing: TransientError | None = None
         for image in self._report.images:
-            if image.media_type is not MediaType.DICOM or image.is_purged:
+            if image.media_type is not MediaType.DICOM or not image.has_bytes:
                 continue
             try:
                 with lenient():

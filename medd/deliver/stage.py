@@ -204,7 +204,7 @@ class Deliverer:
         failure: Exception | None = None
         if report is not None:
             # What cannot be brought is told of by whoever reads it.
-            self._spool.bring_all([image.path for image in report.images if not image.is_purged])
+            self._spool.bring_all([image.path for image in report.images if image.has_bytes])
             try:
                 objects = _Ours(self._make_objects(report))
                 name = f"destination {claimed.destination!r}"

@@ -72,8 +72,8 @@ class ImageResult:
     #: None where no model judged it.
     prediction: Prediction | None = None
     received_at: datetime | None = None
-    #: Whether its bytes are not to be had: retention has deleted them, or is about to, or another host has them.
-    is_purged: bool = False
+    #: Whether its bytes are to be had here: not where retention has deleted them, or is about to, nor on another host.
+    has_bytes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def find_images(
         i.received_at,
         *(p[name] for name in _OF_PREDICTION),
         p.scored_at,
-        gone.label("is_purged"),
+        sa.not_(gone).label("has_bytes"),
     ).join_from(instance, prediction, (p.instance_id == i.id) & p.current, isouter=True)
     spoken_of = i.reason.is_(None) | i.reason.not_in([str(reason) for reason in UNREPORTED])
     wanted = columns.where(_belongs_to(study) & spoken_of)
@@ -127,7 +127,7 @@ def _image(row: Any, spool: Paths, attachments: tuple[Attachment, ...]) -> Image
         detail=row.detail,
         prediction=predicted,
         received_at=row.received_at,
-        is_purged=bool(row.is_purged),
+        has_bytes=bool(row.has_bytes),
     )
 
 

@@ -408,8 +408,8 @@ def test_an_image_whose_bytes_lie_in_another_spool_has_none_here(ward):
     with ward.database.write() as connection:
         connection.execute(job.update().where(job.c.instance_id == ids[0]).values(spool="attic"))
         made = [make_report(connection, STUDY, Paths(), here) for here in (None, "", "attic")]
-    told = [{image.instance_id: image.is_purged for image in one.images} for one in made if one is not None]
-    assert told == [{ids[0]: False, ids[1]: False}, {ids[0]: True, ids[1]: False}, {ids[0]: False, ids[1]: True}]
+    told = [{image.instance_id: image.has_bytes for image in one.images} for one in made if one is not None]
+    assert told == [{ids[0]: True, ids[1]: True}, {ids[0]: False, ids[1]: True}, {ids[0]: True, ids[1]: False}]
     assert {one.number for one in made if one is not None} == {1}, "they say the same"
 
 

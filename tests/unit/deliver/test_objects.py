@@ -371,7 +371,7 @@ def test_an_image_that_is_not_there_is_no_nameless_patient(tmp_path):
 
 
 def test_a_late_image_of_a_study_whose_first_image_was_deleted_by_age_is_reported_with_both(tmp_path):
-    first = replace(image(tmp_path, film(), prediction()), is_purged=True)
+    first = replace(image(tmp_path, film(), prediction()), has_bytes=False)
     first.path.unlink()
     late = film(SOPInstanceUID="1.2.3.99")
     second = image(tmp_path, late, prediction(2), instance_id=2)
