@@ -26,6 +26,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer.  [default: 0.001]")] = None,
     dropout: Annotated[float | None, typer.Option(help="Rate before the last layer.  [default: 0.5]")] = None,
     head: Annotated[str | None, typer.Option(help="sigmoid or softmax, for two labels.  [default: sigmoid]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="What to compute in while learning: float32 or bfloat16.  [default: float32]")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a lower validation loss.  [default: never]")
     ] = None,
@@ -69,6 +72,7 @@ def train(
         "seed": seed,
         "dropout": dropout,
         "head": head,
+        "precision": precision,
         "patience": patience,
         "negative": negative,
         "sensitivity": sensitivity,

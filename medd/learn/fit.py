@@ -6,8 +6,8 @@ import os
 import re
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -194,11 +194,12 @@ class _State:
             inspect.signature(build).bind(shape, self._outputs, **hyper)
         except TypeError as error:
             raise SettingsError(f"network_options: {error}. Received: {options.network_options}") from error
+        mixed = options.precision == "bfloat16"
         try:
-            with team.scope() if team else nullcontext():
+            with team.scope() if team else nullcontext(), _dtype_policy("mixed_bfloat16" if mixed else "float32"):
                 self.model = build(shape, self._outputs, **hyper)
-            # What is judged and kept is an ordinary network, which knows of no team.
-            self._plain = build(shape, self._outputs, **hyper) if team else self.model
+            # What is judged and kept is an ordinary network, which knows of no team and computes in float32.
+            self._plain = build(shape, self._outputs, **hyper) if team or mixed else self.model
         except (TypeError, ValueError) as error:
             lines = str(error).strip().splitlines()
             raise SettingsError(f"{spec.name}: cannot be built at {shape}: {lines[0] if lines else error!r}") from error
@@ -226,8 +227,9 @@ class _State:
             optimizer = _optimizer(self._options.optimizer, steps, factor, self._team.size if self._team else 1)
             self.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
             optimizer.build(self.model.trainable_variables)
-        if self._team:
+        if self._plain is not self.model:
             self._plain.compile(loss=loss, metrics=["accuracy"])
+        if self._team:
             self._team_step = self._team.step(self.model)
 
     def step(self, inputs: NDArray[np.float32], truth: NDArray[np.float32]) -> dict[str, float]:
@@ -241,7 +243,7 @@ class _State:
 
     def judged(self) -> "keras.Model":
         """The network with the weights of now, to be measured."""
-        if self._team:
+        if self._plain is not self.model:
             self._plain.set_weights(self.model.get_weights())
         return self._plain
 
@@ -346,6 +348,19 @@ class _State:
 
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """What layers that are made meanwhile compute in."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _optimizer(options: OptimizerOptions, steps: int, factor: float, replicas: int) -> Any:

@@ -51,7 +51,7 @@ def build(
     x = layers.Dropout(dropout, name="dropout")(x)
     binary = n_labels == 2 and head == "sigmoid"
     outputs = layers.Dense(
-        1 if binary else n_labels, activation="sigmoid" if binary else "softmax", name="predictions"
+        1 if binary else n_labels, activation="sigmoid" if binary else "softmax", dtype="float32", name="predictions"
     )(x)
 
     return Model(inputs, outputs, name="paper_cnn")

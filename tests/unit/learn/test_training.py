@@ -109,6 +109,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(two_labels, tm
         "epochs": 3,
         "optimizer": {"name": "adamw", "schedule": "cosine", "average": 0.9},
         "augmentation": {"noise": 0.1, "blur": 1, "gamma": 0.3, "shear": 0.1},
+        "precision": "bfloat16",
     }
     run(two_labels, tmp_path / "whole" / "model", **recipe)
 
@@ -297,6 +298,18 @@ def test_a_seed_gives_the_same_network_twice(sigmoid, two_labels, tmp_path):
     for name in ("history.csv", "split.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (sigmoid[0] / name).read_bytes()
     np.testing.assert_array_equal(scores(tmp_path / "again", two_labels), scores(sigmoid[0], two_labels))
+
+
+@needs_tensorflow
+def test_what_learned_in_bfloat16_is_kept_and_served_in_float32(sigmoid, two_labels, tmp_path):
+    keras = pytest.importorskip("keras")
+    made, _ = run(two_labels, tmp_path / "mixed", precision="bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    network = keras.models.load_model(tmp_path / "mixed" / "model.keras")
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert made.evaluation["onnx_max_difference"] <= serving.TOLERANCE
+    mixed, exact = scores(tmp_path / "mixed", two_labels), scores(sigmoid[0], two_labels)
+    assert 0 < np.abs(mixed - exact).max() < 0.05
 
 
 @needs_tensorflow
