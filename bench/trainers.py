@@ -29,6 +29,7 @@ def medd(spec: dict) -> dict:
     import keras  # noqa: F401  the clock starts when everything is imported, on both sides
 
     given = {"epochs": spec["epochs"], "steps_per_epoch": spec["steps"], "seed": spec["seed"], "split_seed": 0}
+    given["precision"] = spec["precision"]
     options = read_options(Path(spec["recipe"]), given | {"version": "1"})
     specs = plugins.classifiers(pipeline.load_plugins(settings.load(Path(spec["scratch"]), None)))
     console = Console(file=sys.stderr)

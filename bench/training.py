@@ -17,7 +17,7 @@ RECIPE = Path(__file__).parents[1] / "plugins" / "medd_pneumonia" / "paper-1.tom
 SIDES = ("medd", "textbook")
 
 
-def run(side: str, made: Material, recipe: Path, epochs: int, steps: int, seed: int, test: bool) -> dict:
+def run(side: str, made: Material, args, epochs: int, steps: int, seed: int, test: bool) -> dict:
     """One training in a fresh process, as TensorFlow reads its environment when it is imported."""
     # The textbook runs with TensorFlow's own default, and so does medd, which sets its own.
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
@@ -25,7 +25,8 @@ def run(side: str, made: Material, recipe: Path, epochs: int, steps: int, seed: 
         spec = {
             "table": str(made.table),
             "folder": str(made.folder),
-            "recipe": str(recipe.resolve()),
+            "recipe": str(args.recipe.resolve()),
+            "precision": args.precision,
             "scratch": scratch,
             "epochs": epochs,
             "steps": steps,
@@ -52,7 +53,7 @@ def speed(args, scratch: Path) -> None:
     whole: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(args.rounds):
         for side in SIDES:
-            done = run(side, made, args.recipe, epochs, steps, number, test=False)
+            done = run(side, made, args, epochs, steps, number, test=False)
             images, ends = done["batch"] * steps, done["ends"]
             loop[side].append(images * (epochs - 1) / (ends[-1] - ends[0]))
             whole[side].append(images * epochs / ends[-1])
@@ -64,8 +65,8 @@ def speed(args, scratch: Path) -> None:
         )
     ]
     note = (
-        f"{made.images} JPEGs, recipe `{args.recipe.name}`. Median (lowest–highest) of {args.rounds} interleaved "
-        f"rounds. {machine(scratch)}."
+        f"{made.images} JPEGs, recipe `{args.recipe.name}`, medd in {args.precision}. Median (lowest–highest) of "
+        f"{args.rounds} interleaved rounds. {machine(scratch)}."
     )
     header = ["images per second", "medd", "textbook", "medd : textbook", "bar"]
     report("Training the article's network", note, header, rows, args.output)
@@ -84,7 +85,7 @@ def accuracy(args, scratch: Path) -> None:
         found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in SIDES}
         for seed in range(1 if args.quick else args.seeds):
             for side in SIDES:
-                done = run(side, made, args.recipe, epochs, steps, seed, test=True)
+                done = run(side, made, args, epochs, steps, seed, test=True)
                 half = figures(truth, np.array(done["scores"]), 0.5)
                 own = figures(truth, np.array(done["served"]), done["threshold"])
                 found[side].append((100 * half["accuracy"], 100 * own["accuracy"], half["auroc"]))
@@ -94,8 +95,8 @@ def accuracy(args, scratch: Path) -> None:
             rows.append([f"{side}{', ' if title else ''}{title}", f"{epochs} × {steps}", str(len(truth)), *shown])
     note = (
         f"Mean ± standard deviation over {1 if args.quick else args.seeds} seeds. Both learn from the same images "
-        f"and are tested on those of other patients; medd by the recipe `{args.recipe.name}`, its epochs and steps as "
-        f"stated. {machine(scratch)}."
+        f"and are tested on those of other patients; medd by the recipe `{args.recipe.name}` in {args.precision}, its "
+        f"epochs and steps as stated. {machine(scratch)}."
     )
     header = [
         "trained by",
@@ -118,6 +119,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--data", type=Path, default=DATA, help="a folder for each label (default: %(default)s)")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="medd's recipe (default: %(default)s)")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16, medd's (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="default: 4 for speed, 20 for accuracy")
     parser.add_argument("--steps", type=int, help="batches in an epoch (default: what the data hold at 16 each)")
     parser.add_argument("--accuracy", action="store_true", help="train both to the end and test them")
