@@ -106,6 +106,12 @@ def weights(bundle: Path) -> dict[str, np.ndarray]:
     return found
 
 
+#: Sums in another order round otherwise, and AdamW makes whole steps of gradients that are nothing but rounding. How far
+#: that takes a weight depends on the processor: 3e-6 on one, 4e-4 on another. A gradient clipped wrongly: 0.07; another
+#: seed: 0.7.
+ROUNDING = 2e-3
+
+
 def furthest(one: Path, other: Path) -> float:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
@@ -129,7 +135,7 @@ def test_two_devices_make_the_network_that_one_makes(data, one, tmp_path):
     call += ["--devices", "all", "--output", str(tmp_path / "two")]
     told = subprocess.run([sys.executable, "-c", TWO_DEVICES, *call], capture_output=True, check=False)
     assert told.returncode == 0, told.stderr.decode()
-    assert furthest(one, tmp_path / "two") < 1e-4
+    assert furthest(one, tmp_path / "two") < ROUNDING
     histories = [table(folder / "history.csv") for folder in (one, tmp_path / "two")]
     for row, other in zip(*histories, strict=True):
         assert {name: float(value) for name, value in row.items()} == pytest.approx(
@@ -171,7 +177,7 @@ def test_two_hosts_of_which_one_is_killed_go_on_to_the_network_that_one_device_m
     for told in ("after0", "after1"):
         assert "goes on after epoch" in (tmp_path / "home" / told).read_text()
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["home", "two"]
-    assert furthest(one, tmp_path / "two") < 1e-4
+    assert furthest(one, tmp_path / "two") < ROUNDING
 
 
 def wait_for(done: Any, process: subprocess.Popen[bytes]) -> None:
