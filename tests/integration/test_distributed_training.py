@@ -106,9 +106,9 @@ def weights(bundle: Path) -> dict[str, np.ndarray]:
     return found
 
 
-#: Sums in another order round otherwise, and AdamW makes whole steps of gradients that are nothing but rounding. How far
-#: that takes a weight depends on the processor: 3e-6 on one, 4e-4 on another. A gradient clipped wrongly: 0.07; another
-#: seed: 0.7.
+#: Sums in another order round otherwise, and AdamW makes whole steps of gradients that are nothing but rounding. How
+#: far that takes a weight depends on the processor: 3e-6 on one, 4e-4 on another. A gradient clipped wrongly: 0.07;
+#: another seed: 0.7.
 ROUNDING = 2e-3
 
 
