@@ -1,6 +1,9 @@
 """Searches over real, very small trainings."""
 
 import csv
+import gc
+import warnings
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -141,24 +144,31 @@ def test_a_training_that_diverges_is_a_trial_that_failed(two_labels, tmp_path, m
     assert [(row["validation_auroc"], row["failed"]) for row in found] == [(None, True)] * 2
 
 
-@needs_tensorflow
-def test_hosts_that_share_a_study_share_the_work(two_labels, tmp_path, monkeypatch):
-    storage = f"sqlite:///{tmp_path}/shared.db"
+@pytest.fixture
+def shared(database_url: str) -> Iterator[str]:
+    """The URL of a database for a study; optuna leaves its connections to the garbage collector."""
+    yield database_url
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
+
+@needs_tensorflow
+def test_hosts_that_share_a_study_share_the_work(two_labels, tmp_path, monkeypatch, shared):
     def judged(*_: Any, **__: Any) -> list[float]:
         monkeypatch.setattr(module, "judge", lambda *_, **__: [0.5])
-        run(two_labels, tmp_path / "other", 3, storage=storage)  # another host, while this one is at its first trial
+        run(two_labels, tmp_path / "other", 3, storage=shared)  # another host, while this one is at its first trial
         return [0.5]
 
     monkeypatch.setattr(module, "judge", judged)
-    found = rows(run(two_labels, tmp_path / "one", 3, storage=storage))
+    found = rows(run(two_labels, tmp_path / "one", 3, storage=shared))
     assert len(found) == 4
     assert len({row["dropout"] for row in found}) == 4
 
 
 @needs_tensorflow
-def test_hosts_that_begin_together_try_different_values(tmp_path):
-    hosts = [module._study(f"sqlite:///{tmp_path}/shared.db", {}, is_shared=True) for _ in range(2)]
+def test_hosts_that_begin_together_try_different_values(shared):
+    hosts = [module._study(shared, {}, is_shared=True) for _ in range(2)]
     assert len({parse(WANTED[1]).suggest(host.ask()) for host in hosts}) == 2
 
 
