@@ -102,11 +102,10 @@ class Duty:
             self._unusable.pop(self._ended_over[-1], None)
             self._survived()
         if version is None:
-            self.candidate = None
-            self._loaded.pop(Role.CANDIDATE, None)
+            self._drop_candidate()
         elif not self._has(Role.CANDIDATE, version):
-            self.candidate, self._failures = None, 0
-            self._loaded.pop(Role.CANDIDATE, None)  # only what was loaded counts as had: the rest is tried again
+            self._drop_candidate()  # only what was loaded counts as had: the rest is tried again
+            self._failures = 0
             if len(self._ended_over) >= _ENDS:
                 why = "workers hung or died over it; withdrawn and set again, it is tried once more"
                 self._set_aside(version, ModelUnusable(why), math.inf)
@@ -119,6 +118,11 @@ class Duty:
             if self.candidate is not None:
                 self._loaded[Role.CANDIDATE] = version
                 log.info("in the shadow", extra={"event": "model.in_shadow", "model": version.ref})
+
+    def _drop_candidate(self) -> None:
+        self.candidate = None
+        if (dropped := self._loaded.pop(Role.CANDIDATE, None)) is not None:
+            self._unusable.pop(_key(dropped), None)  # set again, it is asked again, however it failed before
 
     @contextmanager
     def asking_candidate(self) -> Iterator[None]:

@@ -302,7 +302,8 @@ def test_an_input_that_cannot_be_made_for_the_candidate_costs_the_champion_nothi
 
 @pytest.mark.parametrize("how", ["raises", "returns nonsense"])
 def test_a_failing_candidate_harms_no_result_and_is_set_aside_in_the_end(ward, how):
-    ward.set_candidate(ward.register("2"))
+    model = ward.register("2")
+    ward.set_candidate(model)
     ward.duty.look()
     network = Failing(how)
     object.__setattr__(ward.duty.candidate, "classifier", network)
@@ -313,6 +314,12 @@ def test_a_failing_candidate_harms_no_result_and_is_set_aside_in_the_end(ward, h
     assert ward.shadows() == []
     assert ward.set_aside() == ["stub/2"]
     assert network.calls == 3
+    changes.withdraw(ward.database, "stub", WARD)
+    ward.duty.look()
+    ward.set_candidate(model)
+    ward.receive(1, seed=5)
+    ward.work()
+    assert [model for _, model in ward.shadows()] == ["stub/2"]
 
 
 def test_a_candidate_that_cannot_be_read_is_set_aside(ward):
