@@ -11,6 +11,9 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+#: Of the textbook's loop.
+BATCH = 16
+
 
 def medd(spec: dict) -> dict:
     """The loop of `medd train`; with spec["test"] the whole of it, and the bundle's scores by the serving runtime."""
@@ -31,6 +34,8 @@ def medd(spec: dict) -> dict:
     given = {"epochs": spec["epochs"], "steps_per_epoch": spec["steps"], "seed": spec["seed"], "split_seed": 0}
     given["precision"] = spec["precision"]
     options = read_options(Path(spec["recipe"]), given | {"version": "1"})
+    # An epoch is as many images as the textbook's, however many the recipe takes at a time.
+    options = options.model_copy(update={"steps_per_epoch": max(1, spec["steps"] * BATCH // options.batch_size)})
     specs = plugins.classifiers(pipeline.load_plugins(settings.load(Path(spec["scratch"]), None)))
     console = Console(file=sys.stderr)
     start = time.perf_counter()
@@ -41,7 +46,8 @@ def medd(spec: dict) -> dict:
         network = learn.trainable(options.network, specs)
         classes = classes_of(prepared.samples, prepared.labels, options.sublabels)
         fit(network, prepared.parts, classes, options, console, on_epoch=lambda *_: ends.append(time.perf_counter()))
-        return {"batch": options.batch_size, "read_s": decoded - start, "ends": [end - start for end in ends]}
+        images = options.batch_size * options.steps_per_epoch
+        return {"images": images, "read_s": decoded - start, "ends": [end - start for end in ends]}
 
     output = Path(spec["scratch"]) / "bundle"
     learn.train(Path(spec["table"]), output, options, specs, console=console)
@@ -78,14 +84,14 @@ def textbook(spec: dict) -> dict:
         horizontal_flip=True,
     )
     train = augmented.flow_from_directory(
-        spec["folder"], target_size=(150, 150), batch_size=16, class_mode="binary", seed=spec["seed"]
+        spec["folder"], target_size=(150, 150), batch_size=BATCH, class_mode="binary", seed=spec["seed"]
     )
     model = paper_network()
     model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     ends: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter() - start))
     model.fit(train, steps_per_epoch=spec["steps"], epochs=spec["epochs"], callbacks=[clock], verbose=2)
-    result = {"batch": 16, "read_s": 0.0, "ends": ends}
+    result = {"images": BATCH * spec["steps"], "read_s": 0.0, "ends": ends}
     if spec["test"]:
         import numpy as np
 

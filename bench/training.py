@@ -54,7 +54,7 @@ def speed(args, scratch: Path) -> None:
     for number in range(args.rounds):
         for side in SIDES:
             done = run(side, made, args, epochs, steps, number, test=False)
-            images, ends = done["batch"] * steps, done["ends"]
+            images, ends = done["images"], done["ends"]
             loop[side].append(images * (epochs - 1) / (ends[-1] - ends[0]))
             whole[side].append(images * epochs / ends[-1])
     rows = [
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="medd's recipe (default: %(default)s)")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16, medd's (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="default: 4 for speed, 20 for accuracy")
-    parser.add_argument("--steps", type=int, help="batches in an epoch (default: what the data hold at 16 each)")
+    parser.add_argument("--steps", type=int, help="batches of 16 in an epoch (default: what the data hold)")
     parser.add_argument("--accuracy", action="store_true", help="train both to the end and test them")
     parser.add_argument("--seeds", type=int, default=3, help="of --accuracy (default: %(default)s)")
     parser.add_argument("--shift", action="store_true", help="train on one run of normals, test on the other, and back")
