@@ -27,6 +27,9 @@ def retrain(
     recipe: Annotated[
         Path | None, typer.Option(help="TOML file, as for medd train.  [default: how the champion was trained]")
     ] = None,
+    outliers: Annotated[
+        Path | None, typer.Option(help="As for medd train; no bundle keeps those of the champion.")
+    ] = None,
     why: Annotated[str, typer.Option(help="Kept with the outcome for ever.")] = "",
     who: Annotated[str | None, typer.Option(help="Who does it.  [default: your user name]")] = None,
     home: Home = None,
@@ -53,6 +56,7 @@ def retrain(
         if_changed=if_changed,
         leave_out=leave_out,
         recipe=recipe,
+        outliers=outliers,
     )
     supervisor.lock_stage(loaded, "retrain")
     os.nice(10)  # the images that come in meanwhile go first

@@ -42,6 +42,10 @@ def train(
     sensitivity: Annotated[
         float | None, typer.Option(help="What the threshold must reach on validation.  [default: 0.95]")
     ] = None,
+    outliers: Annotated[
+        Path | None,
+        typer.Option(help="Image or folder of images of a kind that the gate must refuse; a few are enough."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.  [default: the network's]")] = None,
     version: Annotated[str | None, typer.Option(help="Its version.  [default: the time]")] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML file of these options; the command line wins.")] = None,
@@ -76,6 +80,7 @@ def train(
         "patience": patience,
         "negative": negative,
         "sensitivity": sensitivity,
+        "outliers": outliers,
         "name": name,
         "version": version,
         "optimizer": {"learning_rate": learning_rate},

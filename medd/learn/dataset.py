@@ -8,16 +8,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from rich.console import Console
 
-from medd.errors import InputError
+from medd.errors import InputError, SettingsError
 from medd.imaging.pixels import load
 from medd.imaging.preprocess import PreprocessSpec, brightness, fit, normalise
 from medd.learn.augment import Augmentation
-from medd.learn.manifest import Sample, Skipped
+from medd.learn.manifest import Sample, Skipped, files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,20 @@ def decode(
                 measured.append(told)
     truth = np.array([labels.index(s.label) for s in kept], np.int32)
     return Part(kept, images[: len(kept)], truth, spec, np.array(measured).reshape(-1, 2)), skipped
+
+
+def decode_outliers(where: Path, spec: PreprocessSpec, console: Console) -> Part:
+    """Decode the images that a recipe names as `outliers`, uint8; what cannot be read is skipped, and told.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    part, skipped = decode([Sample(path, "", "", "") for path in files_of(where)], ("",), spec, np.uint8)
+    for file in skipped:
+        console.print(f"skipped outlier {file.path}: {file.why}", highlight=False, markup=False, soft_wrap=True)
+    if not len(part):
+        raise SettingsError(f"outliers: an image that can be read is needed. Received: {where}")
+    return part
 
 
 def batches(

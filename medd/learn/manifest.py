@@ -127,11 +127,18 @@ def _folder_rows(data: Path) -> Iterable[tuple[Path, str, str, str]]:
     else:
         sides = [("", label) for label in folders]
     for split, folder in sides:
-        files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+        files = files_of(folder)
         if not files:
             raise SettingsError(f"{folder}: a label without images. Received: an empty folder")
         for path in files:
             yield path, folder.name, "", split
+
+
+def files_of(where: Path) -> list[Path]:
+    """A file; or those of a folder and of its folders, but for hidden ones, sorted; none where nothing is."""
+    if where.is_file():
+        return [where]
+    return sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _subfolders(folder: Path) -> list[Path]:

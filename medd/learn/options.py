@@ -84,6 +84,9 @@ class TrainOptions(BaseModel):
     prevalence: float = Field(default=0.5, gt=0, lt=1)
     #: Share of the validation part that the gate for unfamiliar images may refuse; 0 leaves the gate out.
     refusals: float = Field(default=0.015, ge=0, lt=0.5)
+    #: An image, or a folder of such, of a kind that the gate must refuse: adults where children were learned, lateral
+    #: views. A few are enough; they take no part in the training of the network.
+    outliers: Path | None = None
     #: Youngest and oldest patient of the data, years; others are flagged.
     age_years: tuple[float, float] | None = None
     #: Written into the bundle.

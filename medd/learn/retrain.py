@@ -51,6 +51,7 @@ class Request:
         if_changed: Do nothing when data and annotations are those of the last run.
         leave_out: Leave contradicted images and those of locked patients out instead of refusing.
         recipe: Instead of the champion's.
+        outliers: `TrainOptions.outliers`, which no bundle keeps, instead of the recipe's.
     """
 
     data: Path
@@ -60,6 +61,7 @@ class Request:
     if_changed: bool = False
     leave_out: bool = False
     recipe: Path | None = None
+    outliers: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     registry.check(champion)
     about = bundles.read(champion.path)
     options = _options(about, wanted.recipe)
+    if wanted.outliers:
+        options = options.model_copy(update={"outliers": wanted.outliers})
+    elif about.training.get("outliers") and not options.outliers:
+        missing = f"{about.ref} was shown images to refuse; without --outliers the candidate knows of none"
+        console.print(missing, highlight=False, soft_wrap=True)
     if options.network != desk.spec.name:
         raise SettingsError(f"the recipe trains {options.network!r}; on duty is a model of {desk.spec.name!r}")
     with desk.database.read() as connection:
@@ -224,8 +231,10 @@ def _options(about: Bundle, recipe: Path | None) -> TrainOptions:
 
 def _fingerprint(merged: Merged, options: TrainOptions) -> str:
     """SHA-256, in hex, over what the outcome depends on: images, labels, sides, contradictions and the recipe."""
-    recipe = options.model_dump(mode="json", exclude={"name", "version"})
+    recipe = options.model_dump(mode="json", exclude={"name", "version", "outliers"})
     facts = [manifest.digest(merged.samples), merged.contradicted, recipe]
+    if options.outliers:
+        facts.append(sorted(bundles.file_digest(path) for path in manifest.files_of(options.outliers)))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,8 +4,9 @@ Everything learned is in the one graph that is exported, so that serving needs n
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from medd.classify.classifier import LoadedModel
 from medd.errors import ModelUnusable
 from medd.imaging.preprocess import PreprocessSpec
-from medd.learn.dataset import Part
+from medd.learn.dataset import Part, batches
 from medd.learn.fit import Classes
+from medd.learn.options import TrainOptions
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +32,10 @@ _MAPS = ("pool_", "features")
 _DIRECTIONS = 128
 #: With more features than this the directions are found by random projections: the exact way takes their cube.
 _EXACT = 2000
+#: A few outliers are seen this often, augmented anew each time.
+_VIEWS = 512
+#: Of what the gate may refuse of the validation part, the share that it may refuse for its likeness to outliers alone.
+_OUTLIERS_SHARE = 1 / 3
 _BATCH = 64
 
 
@@ -43,6 +49,8 @@ class Familiar:
         directions: (D, R) principal directions of the scaled features, each over its standard deviation.
         axes: (D, R) the same directions with length 1.
         rest: Variance, per dimension, in all other directions.
+        outwards: (D,) from the training images towards the outliers; the product with scaled features compares with the
+            distance: as far out is as rare, or rarer. None without outliers.
     """
 
     mean: NDArray[np.float32]
@@ -50,6 +58,7 @@ class Familiar:
     directions: NDArray[np.float32]
     axes: NDArray[np.float32]
     rest: float
+    outwards: NDArray[np.float32] | None = None
 
 
 def feature_layers(model: "keras.Model") -> list[Any]:
@@ -58,26 +67,30 @@ def feature_layers(model: "keras.Model") -> list[Any]:
 
 
 def _features(model: "keras.Model") -> Any:
-    """Symbolic (N, D): the last two layers' maps, each by its means over the quarters of the image.
+    """Symbolic (N, D): all layers' maps, each by its means over the quarters of the image.
 
-    Early layers see texture, which films share; what the last ones see, and where, tells a child's chest from another.
+    The last ones see what tells the labels apart, and where; the early ones what a film is made of: ribs, soft tissue.
     """
     from keras import layers, ops
 
     parts = []
-    for layer in feature_layers(model)[-2:]:
+    for layer in feature_layers(model):
         grid = min(*layer.output.shape[1:3], 2)
         pooled = layers.AveragePooling2D(min(layer.output.shape[1:3]) // grid, name=f"grid_{layer.name}")(layer.output)
         parts.append(layers.Flatten(name=f"flat_{layer.name}")(pooled))
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def familiar(model: "keras.Model", part: Part) -> Familiar | None:
+def familiar(
+    model: "keras.Model", parts: dict[str, Part], options: TrainOptions, outliers: Part | None = None
+) -> Familiar | None:
     """Learn what images of the training look like to the network; None where it names no maps.
 
     Args:
         model: The trained network.
-        part: The training part, not augmented.
+        parts: "train", not augmented, is learned; "val" only tells how far out is rare, where there are outliers.
+        options: Its augmentation, seed and `refusals` are used where there are outliers.
+        outliers: Images of a kind that is to be refused, uint8; their truth means nothing.
     """
     import keras
     from sklearn.decomposition import PCA
@@ -85,8 +98,7 @@ def familiar(model: "keras.Model", part: Part) -> Familiar | None:
     if not feature_layers(model):
         return None
     reader = keras.Model(model.input, _features(model))
-    starts = range(0, len(part), _BATCH)
-    features = np.concatenate([reader.predict_on_batch(part.inputs(n, n + _BATCH)) for n in starts]).astype(np.float64)
+    features = _read(reader, _plain(parts["train"]))
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     # A feature that never moves (a dead unit) must not make every image that stirs it infinitely far.
     alive = deviation[deviation > 0]
@@ -99,9 +111,54 @@ def familiar(model: "keras.Model", part: Part) -> Familiar | None:
     rest = max(total - float(fitted.explained_variance_.sum()), 1e-6) / (scaled.shape[1] - count)
     axes = fitted.components_.T
     directions = axes / np.sqrt(np.maximum(fitted.explained_variance_, rest))
-    return Familiar(
+    known = Familiar(
         mean.astype(np.float32), scale.astype(np.float32), directions.astype(np.float32), axes.astype(np.float32), rest
     )
+    if outliers is None:
+        return known
+
+    def views(part: Part, number: int) -> Iterator[NDArray[np.float32]]:
+        stream = batches(part, part.truth, options.augmentation, _BATCH, (options.seed, len(part)))
+        return (inputs for inputs, _ in islice(stream, -(-number // _BATCH)))
+
+    ours, theirs, val = (
+        (_read(reader, inputs) - mean) * scale
+        for inputs in (
+            views(parts["train"], len(parts["train"])),
+            views(outliers, max(_VIEWS, len(outliers))),
+            _plain(parts["val"]),
+        )
+    )
+    # With augmented views on both sides augmentation is not what tells them apart.
+    direction = _discriminant(np.concatenate([scaled, ours]), theirs)
+    across = np.maximum(np.square(val).sum(axis=1) - np.square(val @ axes).sum(axis=1), 0) / rest
+    novelty = np.sqrt((np.square(val @ directions).sum(axis=1) + across) / val.shape[1])
+    # Beside a small validation part the training's own, whose mean is nought, keeps the measure positive.
+    rare = max(np.quantile(side @ direction, 1 - _OUTLIERS_SHARE * options.refusals) for side in (val, scaled))
+    length = np.quantile(novelty, 1 - options.refusals) / rare
+    return replace(known, outwards=(direction * length).astype(np.float32))
+
+
+def _plain(part: Part) -> Iterator[NDArray[np.float32]]:
+    return (part.inputs(start, start + _BATCH) for start in range(0, len(part), _BATCH))
+
+
+def _read(reader: "keras.Model", inputs: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    return np.concatenate([reader.predict_on_batch(batch) for batch in inputs]).astype(np.float64)
+
+
+def _discriminant(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D,) from ours (N, D) to theirs (K, D), by linear discriminant analysis.
+
+    A few outliers are enough (Liznerski et al. 2022): the features know in what films differ, and an outlier only has
+    to tell which of these differences count.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    # Half way to the identity: a handful of films says little of how their features move together.
+    apart = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5, priors=(0.5, 0.5))
+    apart.fit(np.concatenate([ours, theirs]), np.repeat([0, 1], [len(ours), len(theirs)]))
+    return np.asarray(apart.coef_[0])
 
 
 def serving_model(
@@ -117,8 +174,9 @@ def serving_model(
 
     Returns:
         A model with the outputs "probabilities" (N, labels); where `known` is given "novelty" (N, 1), the distance from
-        the training images in standard deviations; and where the head can be followed backwards "heat" (N, h, w) ≥ 0,
-        Grad-CAM of the finding's log-odds (Selvaraju et al. 2017, eq. 1 and 2).
+        the training images in standard deviations, or the likeness to outliers where that is larger; and where the head
+        can be followed backwards "heat" (N, h, w) ≥ 0, Grad-CAM of the finding's log-odds (Selvaraju et al. 2017, eq. 1
+        and 2).
     """
     import keras
     from keras import layers, ops
@@ -136,6 +194,8 @@ def serving_model(
         inside = ops.sum(ops.square(ops.matmul(scaled, known.axes)), axis=1)
         across = ops.maximum(ops.sum(ops.square(scaled), axis=1) - inside, 0.0) / known.rest
         novelty = ops.sqrt((along + across) / len(known.mean))
+        if known.outwards is not None:
+            novelty = ops.maximum(novelty, ops.sum(scaled * known.outwards, axis=1))
         outputs["novelty"] = layers.Identity(name="novelty")(ops.expand_dims(novelty, -1))
     heat = _heat(model, scores, np.isin(classes.label_of, positive))
     if heat is not None:

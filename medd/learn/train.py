@@ -23,7 +23,7 @@ from medd.errors import PluginError, SettingsError
 from medd.hookspecs import ClassifierSpec
 from medd.learn import extra, manifest, metrics, plots, serving
 from medd.learn.curves import write_curves
-from medd.learn.dataset import Part, decode
+from medd.learn.dataset import Part, decode, decode_outliers
 from medd.learn.evaluate import Scored, figures_of, score
 from medd.learn.fit import Fitted, OnEpoch, classes_of, fit
 from medd.learn.options import TrainOptions
@@ -159,6 +159,7 @@ def train_prepared(
     """`train` on data that are in memory already."""
     spec = trainable(options.network, specs)
     started = time.monotonic()
+    outliers = decode_outliers(options.outliers, options.preprocess, console) if options.outliers else None
     parts, samples = prepared.parts, prepared.samples
     draft = _draft(options, prepared.labels)
     classes = classes_of(samples, prepared.labels, options.sublabels)
@@ -170,7 +171,7 @@ def train_prepared(
             team.agree(_key(options, split_digest))
         fitted = fit(spec, parts, classes, options, console, work=work, on_epoch=_tensorboard(tensorboard), team=team)
 
-        known = serving.familiar(fitted.model, parts["train"]) if options.refusals else None
+        known = serving.familiar(fitted.model, parts, options, outliers) if options.refusals else None
         positive = [prepared.labels.index(label) for label in draft.positive_labels]
         network = serving.serving_model(fitted.model, classes, positive, known)
         serving.export(fitted.model, network, folder, options.preprocess)
@@ -201,6 +202,7 @@ def train_prepared(
             "split_digest": split_digest,
             "options": _public(options),
             "files": _files(options),
+            "outliers": len(outliers) if outliers else 0,
             "epochs_run": len(fitted.history["loss"]),
             "best_epoch": fitted.epoch,
             "seconds": round(time.monotonic() - started),
@@ -231,7 +233,7 @@ def _settle(draft: Bundle, val: Scored, options: TrainOptions) -> Bundle:
 
 def _public(options: TrainOptions) -> dict[str, Any]:
     """The recipe as the bundle tells it: a file that a network was given is named without its folder."""
-    told = options.model_dump(mode="json", exclude={"licence", "intended_use", "preprocess"})
+    told = options.model_dump(mode="json", exclude={"licence", "intended_use", "preprocess", "outliers"})
     told["network_options"] |= {name: Path(told["network_options"][name]).name for name in _files(options)}
     return told
 

@@ -71,7 +71,8 @@ class Loop:
 
     def retrain(self, **options: object) -> Outcome:
         request = Request(**({"data": self.data, "who": "ward", "min_labels": 0} | options))
-        return retrain(self.desk, self.spool, request, Console(file=StringIO()))
+        self.told = StringIO()
+        return retrain(self.desk, self.spool, request, Console(file=self.told))
 
     def events(self) -> list[tuple[str, str]]:
         with self.database.read() as connection:
@@ -302,3 +303,18 @@ def test_a_candidate_that_cannot_score_is_on_record(loop, monkeypatch):
     outcome = loop.retrain()
     assert (outcome.promoted, outcome.reason) == (False, "probabilities do not sum to 1")
     assert loop.events() == [(outcome.model, outcome.reason)]
+
+
+def test_images_to_refuse_are_asked_for_again_and_are_part_of_what_may_change(loop, monkeypatch, draw, tmp_path):
+    untrained(loop, monkeypatch)
+    about = json.loads((loop.desk.champion().path / "bundle.json").read_text())
+    put_on_duty(loop, "taught", training=about["training"] | {"outliers": 1})
+    film = draw(tmp_path / "adult.png", 7)
+    asked = "paper/taught was shown images to refuse; without --outliers the candidate knows of none"
+    assert loop.retrain(outliers=film).promoted is not None
+    assert asked not in loop.told.getvalue()
+    assert loop.retrain(outliers=film, if_changed=True).promoted is None
+    draw(film, 8)
+    assert loop.retrain(outliers=film, if_changed=True).promoted is not None
+    assert loop.retrain(if_changed=True).promoted is not None
+    assert asked in loop.told.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import typer
@@ -278,6 +279,59 @@ def test_what_is_nothing_like_the_training_is_refused(sigmoid, two_labels):
     assert reference.score.images == sum(
         sum(model.bundle.training["images"][side].values()) for side in ("val", "test")
     )
+
+
+def slope(path: Path, seed: int, tilt: float | None = None) -> Path:
+    """Write a grey picture that is brighter to one side, as films are; by `tilt`, or at random."""
+    rng = np.random.default_rng(seed)
+    across, down = rng.normal(0, 0.05, 2) if tilt is None else rng.normal(tilt, 0.02, 2)
+    y, x = np.mgrid[-1:1:80j, -1:1:80j]
+    picture = rng.choice([0.3, 0.5]) + across * x + down * y + 0.2 * rng.random((80, 80))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.uint8(255 * np.clip(picture, 0, 1)))
+    return path
+
+
+@needs_tensorflow
+def test_one_outlier_teaches_the_gate_its_kind(tmp_path):
+    data, odd = tmp_path / "data", tmp_path / "odd"
+    films = [slope(data / "NORMAL" / f"IM-{number:04}-0001.png", number) for number in range(100)]
+    films += [slope(data / "PNEUMONIA" / f"person{number}_virus_1.png", 100 + number) for number in range(100)]
+    others = [slope(tmp_path / "others" / f"{number}.png", 300 + number, 0.13) for number in range(20)]
+    slope(odd / "one.png", 400, 0.13)
+    (odd / "notes.txt").write_text("not a picture")
+    recipe = {"steps_per_epoch": 20, "augmentation": {"zoom": 0, "shift": 0.05, "rotation_deg": 0, "flip": False}}
+
+    def refused(folder: Path) -> tuple[float, float]:
+        model = classifier.load(folder, register_classifiers())
+        batches = [np.stack([preprocess(load(p), model.bundle.preprocess) for p in side]) for side in (others, films)]
+        theirs, ours = [float(model.refused(model.explain(batch)).mean()) for batch in batches]
+        return theirs, ours
+
+    made, _ = run(data, tmp_path / "untaught", **recipe)
+    assert made.training["outliers"] == 0
+    theirs, _ = refused(tmp_path / "untaught")
+    assert theirs < 0.5
+    made, told = run(data, tmp_path / "taught", outliers=odd, **recipe)
+    assert made.training["outliers"] == 1
+    assert f"skipped outlier {odd / 'notes.txt'}" in told
+    assert "outliers" not in made.training["options"]  # where somebody's films lie is nobody's business
+    theirs, ours = refused(tmp_path / "taught")
+    assert theirs > 0.9
+    assert ours < 0.1
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("content", [None, b"not a picture"])
+def test_outliers_that_cannot_be_read_end_the_run_before_it_begins(two_labels, tmp_path, content):
+    pytest.importorskip("tensorflow")
+    path = tmp_path / "film.dcm"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"outliers: .*Received: {path}"):
+        run(two_labels, tmp_path / "model", outliers=path)
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob("model*"))
 
 
 @needs_tensorflow

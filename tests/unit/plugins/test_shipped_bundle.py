@@ -19,6 +19,7 @@ from medd.testing.contract import check_classifier
 from medd_pneumonia import register_classifiers
 
 CHEST = Path(__file__).parents[3] / "../shared/data/chest_xray/train"
+ADULT = CHEST.parents[1] / "dicom" / "cxr_pa_jpeg_baseline.dcm"
 
 NAMES = ("paper", "pneumonia")
 
@@ -137,3 +138,17 @@ def test_the_default_model_refuses_few_of_its_own_and_what_is_no_such_film():
     some = films[::10]
     assert refused([1 - film for film in some]) > 0.99
     assert refused([np.rot90(film) for film in some]) > 0.99
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not ADULT.is_file(), reason="needs ../shared/data/dicom")
+def test_an_adult_is_refused_however_the_film_was_taken():
+    [spec] = [spec for spec in register_classifiers() if spec.name == "pneumonia"]
+    model = classifier.load(spec.bundle, [spec])
+    assert model.bundle.training["outliers"] == 2
+    film = load(ADULT)
+    rows, columns = film.shape
+    cut = film[rows // 20 : -rows // 20, columns // 25 : -columns // 20]
+    views = [film, film[:, ::-1], np.sqrt(film), film**1.4, cut, cut[::4, ::4]]
+    inputs = np.stack([preprocess(np.ascontiguousarray(view), model.bundle.preprocess) for view in views])
+    assert model.refused(model.explain(inputs)).all()
