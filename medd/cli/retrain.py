@@ -27,9 +27,7 @@ def retrain(
     recipe: Annotated[
         Path | None, typer.Option(help="TOML file, as for medd train.  [default: how the champion was trained]")
     ] = None,
-    outliers: Annotated[
-        Path | None, typer.Option(help="As for medd train; no bundle keeps those of the champion.")
-    ] = None,
+    outliers: Annotated[Path | None, typer.Option(help="As for medd train.  [default: retrain.outliers]")] = None,
     why: Annotated[str, typer.Option(help="Kept with the outcome for ever.")] = "",
     who: Annotated[str | None, typer.Option(help="Who does it.  [default: your user name]")] = None,
     home: Home = None,
@@ -48,6 +46,8 @@ def retrain(
     loaded = settings.load(home, config)
     if data is None and not loaded.retrain.data:
         raise SettingsError("DATA: name the base data, or set retrain.data")
+    if outliers is None and loaded.retrain.outliers:
+        outliers = loaded.under_home(Path(loaded.retrain.outliers))
     request = Request(
         data=data or loaded.under_home(Path(loaded.retrain.data)),
         who=who or user_name(),

@@ -44,7 +44,7 @@ def train(
     ] = None,
     outliers: Annotated[
         Path | None,
-        typer.Option(help="Image or folder of images of a kind that the gate must refuse; a few are enough."),
+        typer.Option(help="Image, or folder of images, of a kind that the gate must refuse."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.  [default: the network's]")] = None,
     version: Annotated[str | None, typer.Option(help="Its version.  [default: the time]")] = None,

@@ -135,7 +135,7 @@ def _folder_rows(data: Path) -> Iterable[tuple[Path, str, str, str]]:
 
 
 def files_of(where: Path) -> list[Path]:
-    """A file; or those of a folder and of its folders, but for hidden ones, sorted; none where nothing is."""
+    """A file; or those of a folder and of its folders, but for hidden files, sorted; none where nothing is."""
     if where.is_file():
         return [where]
     return sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medd.errors import SettingsError
 from medd.imaging.preprocess import PreprocessSpec
@@ -84,14 +84,25 @@ class TrainOptions(BaseModel):
     prevalence: float = Field(default=0.5, gt=0, lt=1)
     #: Share of the validation part that the gate for unfamiliar images may refuse; 0 leaves the gate out.
     refusals: float = Field(default=0.015, ge=0, lt=0.5)
-    #: An image, or a folder of such, of a kind that the gate must refuse: adults where children were learned, lateral
-    #: views. A few are enough; they take no part in the training of the network.
+    #: An image, or a folder of such, of a kind that the gate must refuse, as adults where children were learned. They
+    #: take no part in the training of the network.
     outliers: Path | None = None
     #: Youngest and oldest patient of the data, years; others are flagged.
     age_years: tuple[float, float] | None = None
     #: Written into the bundle.
     licence: str = ""
     intended_use: str = "Research use only. Not for diagnosis."
+
+    @field_validator("outliers", mode="before")
+    @classmethod
+    def _empty_is_none(cls, where: Any) -> Any:
+        return where or None
+
+    @model_validator(mode="after")
+    def _outliers_need_a_gate(self) -> "TrainOptions":
+        if self.outliers and not self.refusals:
+            raise ValueError("outliers: refusals = 0 leaves out the gate that would refuse them")
+        return self
 
     @field_validator("sublabels")
     @classmethod

@@ -97,9 +97,6 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     options = _options(about, wanted.recipe)
     if wanted.outliers:
         options = options.model_copy(update={"outliers": wanted.outliers})
-    elif about.training.get("outliers") and not options.outliers:
-        missing = f"{about.ref} was shown images to refuse; without --outliers the candidate knows of none"
-        console.print(missing, highlight=False, soft_wrap=True)
     if options.network != desk.spec.name:
         raise SettingsError(f"the recipe trains {options.network!r}; on duty is a model of {desk.spec.name!r}")
     with desk.database.read() as connection:
@@ -111,6 +108,9 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     if wanted.if_changed and last.get("fingerprint") == fingerprint and champion.ref in last["champions"]:
         return Outcome(None, "nothing has changed since the last run")
 
+    if about.training.get("outliers") and not options.outliers:
+        missing = f"{about.ref} was shown images to refuse; without --outliers the candidate knows of none"
+        console.print(missing, highlight=False, soft_wrap=True)
     learned = _learned(desk, champion)
     new_labels = sum(truth.newest > learned for truth in merged.truths) + merged.new_base
     figures: dict[str, Any] = {
@@ -120,6 +120,7 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
         "corrected": merged.corrected,
         "corrected_test": merged.corrected_test,
         "added": merged.added,
+        "outliers": len(manifest.files_of(options.outliers)) if options.outliers else 0,
         "left_out": len(skipped) + len(merged.skipped),
         "champion": champion.ref,
     }
@@ -234,7 +235,10 @@ def _fingerprint(merged: Merged, options: TrainOptions) -> str:
     recipe = options.model_dump(mode="json", exclude={"name", "version", "outliers"})
     facts = [manifest.digest(merged.samples), merged.contradicted, recipe]
     if options.outliers:
-        facts.append(sorted(bundles.file_digest(path) for path in manifest.files_of(options.outliers)))
+        try:
+            facts.append(sorted(bundles.file_digest(path) for path in manifest.files_of(options.outliers)))
+        except OSError as error:
+            raise SettingsError(f"outliers: cannot be read. Received: {error}") from error
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -38,6 +38,7 @@ _FIXED = {
     "licence",
     "intended_use",
     "preprocess",
+    "outliers",
 }
 #: Attribute of a study: numbers of the trials that a stop or a crash cut short, and that are tried again.
 _KILLED = "killed"
@@ -219,7 +220,9 @@ def search(
     with alone(output):
         about = {
             "split_digest": manifest.digest(prepared.samples),
-            "recipe": options.model_dump(mode="json", exclude={"name", "version", "licence", "intended_use"}),
+            "recipe": options.model_dump(
+                mode="json", exclude={"name", "version", "licence", "intended_use", "outliers"}
+            ),
             "search": [str(dimension) for dimension in dimensions],
             "seeds": list(seeds),
         }

@@ -133,8 +133,9 @@ def familiar(
     direction = _discriminant(np.concatenate([scaled, ours]), theirs)
     across = np.maximum(np.square(val).sum(axis=1) - np.square(val @ axes).sum(axis=1), 0) / rest
     novelty = np.sqrt((np.square(val @ directions).sum(axis=1) + across) / val.shape[1])
-    # Beside a small validation part the training's own, whose mean is nought, keeps the measure positive.
     rare = max(np.quantile(side @ direction, 1 - _OUTLIERS_SHARE * options.refusals) for side in (val, scaled))
+    if not rare > 0:
+        raise ModelUnusable("outliers: to the network they look like its training; it has learned no features of films")
     length = np.quantile(novelty, 1 - options.refusals) / rare
     return replace(known, outwards=(direction * length).astype(np.float32))
 
@@ -150,15 +151,13 @@ def _read(reader: "keras.Model", inputs: Iterable[NDArray[np.float32]]) -> NDArr
 def _discriminant(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
     """(D,) from ours (N, D) to theirs (K, D), by linear discriminant analysis.
 
-    A few outliers are enough (Liznerski et al. 2022): the features know in what films differ, and an outlier only has
-    to tell which of these differences count.
+    The features know in what films differ; an outlier only has to tell which of these differences count (compare
+    Liznerski et al. 2022 on how few outliers are of use).
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    # Half way to the identity: a handful of films says little of how their features move together.
-    apart = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5, priors=(0.5, 0.5))
-    apart.fit(np.concatenate([ours, theirs]), np.repeat([0, 1], [len(ours), len(theirs)]))
-    return np.asarray(apart.coef_[0])
+    within = (np.cov(ours, rowvar=False) + np.cov(theirs, rowvar=False)) / 2
+    # Half way to a sphere: a handful of films says little of how their features move together.
+    sphere = np.eye(len(within)) * max(np.trace(within) / len(within), 1e-12)
+    return np.linalg.solve((within + sphere) / 2, theirs.mean(axis=0) - ours.mean(axis=0))
 
 
 def serving_model(

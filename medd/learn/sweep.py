@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 #: Where finished epochs stand, and what they are of.
 LOG, STUDY = "epochs.jsonl", "study.json"
 #: Not part of what a study is: its cells and seeds vary, the rest only names the result.
-_VARIED = {"epochs", "steps_per_epoch", "seed", "name", "version", "licence", "intended_use", "patience", "keep"}
+_VARIED = {
+    "epochs", "steps_per_epoch", "seed", "name", "version", "licence", "intended_use", "patience", "keep", "outliers"
+}  # fmt: skip
 _BATCH = 64
 
 #: A seed, and the cells that come out of one run with it.

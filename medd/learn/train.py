@@ -202,7 +202,7 @@ def train_prepared(
             "split_digest": split_digest,
             "options": _public(options),
             "files": _files(options),
-            "outliers": len(outliers) if outliers else 0,
+            "outliers": len(outliers) if outliers and known else 0,
             "epochs_run": len(fitted.history["loss"]),
             "best_epoch": fitted.epoch,
             "seconds": round(time.monotonic() - started),
@@ -279,8 +279,8 @@ def _unfinished(output: Path, options: TrainOptions, split_digest: str) -> Itera
 
 
 def _key(options: TrainOptions, split_digest: str) -> str:
-    """What a run is of."""
-    recipe = options.model_dump_json(exclude={"version"})
+    """What a run is of. Outliers are read again by whoever goes on with it."""
+    recipe = options.model_dump_json(exclude={"version", "outliers"})
     return hashlib.sha256(f"{recipe}\n{split_digest}\n{_versions()}".encode()).hexdigest()
 
 

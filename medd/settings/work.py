@@ -69,6 +69,8 @@ class RetrainSettings(Section):
 
     #: The base data, in any form that `medd train` takes; relative to the home folder, or absolute. Empty: none.
     data: str = ""
+    #: Images that the candidate's gate must refuse, as `medd train --outliers` takes them. Empty: none.
+    outliers: str = ""
     #: Fewer new labels than this are not worth a training.
     min_labels: int = Field(default=20, ge=0)
 

@@ -321,6 +321,12 @@ def test_one_outlier_teaches_the_gate_its_kind(tmp_path):
     assert ours < 0.1
 
 
+def test_outliers_without_a_gate_are_an_error_and_an_empty_path_is_none(tmp_path):
+    assert read_options(None, {"outliers": ""}).outliers is None
+    with pytest.raises(SettingsError, match="refusals = 0 leaves out the gate"):
+        read_options(None, {"outliers": tmp_path, "refusals": 0})
+
+
 @needs_tensorflow
 @pytest.mark.parametrize("content", [None, b"not a picture"])
 def test_outliers_that_cannot_be_read_end_the_run_before_it_begins(two_labels, tmp_path, content):
@@ -330,7 +336,6 @@ def test_outliers_that_cannot_be_read_end_the_run_before_it_begins(two_labels, t
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=rf"outliers: .*Received: {path}"):
         run(two_labels, tmp_path / "model", outliers=path)
-    assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("model*"))
 
 

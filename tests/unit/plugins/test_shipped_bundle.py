@@ -142,7 +142,7 @@ def test_the_default_model_refuses_few_of_its_own_and_what_is_no_such_film():
 
 @pytest.mark.data
 @pytest.mark.skipif(not ADULT.is_file(), reason="needs ../shared/data/dicom")
-def test_an_adult_is_refused_however_the_film_was_taken():
+def test_a_film_that_the_gate_was_shown_is_refused_however_it_is_cut():
     [spec] = [spec for spec in register_classifiers() if spec.name == "pneumonia"]
     model = classifier.load(spec.bundle, [spec])
     assert model.bundle.training["outliers"] == 2
