@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from medd.errors import SettingsError
 from medd.imaging.preprocess import PreprocessSpec
@@ -98,11 +98,12 @@ class TrainOptions(BaseModel):
     def _empty_is_none(cls, where: Any) -> Any:
         return where or None
 
-    @model_validator(mode="after")
-    def _outliers_need_a_gate(self) -> "TrainOptions":
-        if self.outliers and not self.refusals:
-            raise ValueError("outliers: refusals = 0 leaves out the gate that would refuse them")
-        return self
+    @field_validator("outliers")
+    @classmethod
+    def _outliers_need_a_gate(cls, where: Path | None, known: ValidationInfo) -> Path | None:
+        if where and not known.data.get("refusals", 1):
+            raise ValueError("refusals = 0 leaves out the gate that would refuse them")
+        return where
 
     @field_validator("sublabels")
     @classmethod
