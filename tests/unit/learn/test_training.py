@@ -323,7 +323,7 @@ def test_one_outlier_teaches_the_gate_its_kind(tmp_path):
 
 def test_outliers_without_a_gate_are_an_error_and_an_empty_path_is_none(tmp_path):
     assert read_options(None, {"outliers": ""}).outliers is None
-    with pytest.raises(SettingsError, match="^outliers: .*refusals = 0 leaves out the gate"):
+    with pytest.raises(SettingsError, match=r"^outliers: .*refusals = 0 leaves out the gate"):
         read_options(None, {"outliers": tmp_path, "refusals": 0})
 
 
