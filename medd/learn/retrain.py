@@ -94,9 +94,7 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
     champion = registry.champion(desk.database, desk.spec)
     registry.check(champion)
     about = bundles.read(champion.path)
-    options = _options(about, wanted.recipe)
-    if wanted.outliers:
-        options = options.model_copy(update={"outliers": wanted.outliers})
+    options = _options(about, wanted.recipe, wanted.outliers)
     if options.network != desk.spec.name:
         raise SettingsError(f"the recipe trains {options.network!r}; on duty is a model of {desk.spec.name!r}")
     with desk.database.read() as connection:
@@ -120,7 +118,6 @@ def retrain(desk: ModelDesk, spool: Spool, wanted: Request, console: Console) ->
         "corrected": merged.corrected,
         "corrected_test": merged.corrected_test,
         "added": merged.added,
-        "outliers": len(manifest.files_of(options.outliers)) if options.outliers else 0,
         "left_out": len(skipped) + len(merged.skipped),
         "champion": champion.ref,
     }
@@ -208,10 +205,10 @@ def _place(desk: ModelDesk, name: str, version: str) -> tuple[str, Path]:
     return tried, known.path if known else desk.models_dir / f"{name}-{tried}"
 
 
-def _options(about: Bundle, recipe: Path | None) -> TrainOptions:
-    """The champion's recipe, or the one that is named."""
+def _options(about: Bundle, recipe: Path | None, outliers: Path | None) -> TrainOptions:
+    """The champion's recipe, or the one that is named, with these outliers if any."""
     if recipe is not None:
-        return read_options(recipe, {})
+        return read_options(recipe, {"outliers": outliers})
     stated = about.training.get("options")
     if not isinstance(stated, dict):
         raise SettingsError(f"{about.ref} does not say how it was trained; name a recipe by --recipe")
@@ -221,6 +218,7 @@ def _options(about: Bundle, recipe: Path | None) -> TrainOptions:
             f"Received: network_options: {', '.join(map(str, lost))}"
         )
     kept = {"preprocess": about.preprocess, "licence": about.licence, "intended_use": about.intended_use}
+    kept |= {"outliers": outliers}
     try:
         return TrainOptions(**{**stated, **kept})
     except ValidationError as error:

@@ -26,7 +26,7 @@ from medd.learn.trials import Trials
 if TYPE_CHECKING:
     import optuna
 
-#: Options that no search may choose: they change the data, or only name the result.
+#: Options that no search may choose: they change the data, name the result, or teach the gate.
 _FIXED = {
     "seed",
     "split_seed",

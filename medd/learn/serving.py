@@ -84,7 +84,7 @@ def _features(model: "keras.Model") -> Any:
 def familiar(
     model: "keras.Model", parts: dict[str, Part], options: TrainOptions, outliers: Part | None = None
 ) -> Familiar | None:
-    """Learn what images of the training look like to the network; None where it names no maps.
+    """Learn what images of the training look like to the network; None where it names no maps, or all are dead.
 
     Args:
         model: The trained network.
@@ -100,9 +100,11 @@ def familiar(
     reader = keras.Model(model.input, _features(model))
     features = _read(reader, _plain(parts["train"]))
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    # A feature that never moves (a dead unit) must not make every image that stirs it infinitely far.
     alive = deviation[deviation > 0]
-    scale = 1 / np.maximum(deviation, max(1e-6, 0.05 * float(np.median(alive)) if alive.size else 0.0))
+    if not alive.size:
+        return None
+    # A feature that never moves (a dead unit) must not make every image that stirs it infinitely far.
+    scale = 1 / np.maximum(deviation, max(1e-6, 0.05 * float(np.median(alive))))
     scaled = (features - mean) * scale
     count = min(_DIRECTIONS, len(features) // 4, scaled.shape[1] - 1)
     solver = "covariance_eigh" if scaled.shape[1] <= _EXACT else "randomized"
@@ -131,11 +133,8 @@ def familiar(
     )
     # With augmented views on both sides augmentation is not what tells them apart.
     direction = _discriminant(np.concatenate([scaled, ours]), theirs)
-    across = np.maximum(np.square(val).sum(axis=1) - np.square(val @ axes).sum(axis=1), 0) / rest
-    novelty = np.sqrt((np.square(val @ directions).sum(axis=1) + across) / val.shape[1])
+    novelty = np.asarray(_distance(val.astype(np.float32), known))
     rare = max(np.quantile(side @ direction, 1 - _OUTLIERS_SHARE * options.refusals) for side in (val, scaled))
-    if not rare > 0:
-        raise ModelUnusable("outliers: to the network they look like its training; it has learned no features of films")
     length = np.quantile(novelty, 1 - options.refusals) / rare
     return replace(known, outwards=(direction * length).astype(np.float32))
 
@@ -148,16 +147,28 @@ def _read(reader: "keras.Model", inputs: Iterable[NDArray[np.float32]]) -> NDArr
     return np.concatenate([reader.predict_on_batch(batch) for batch in inputs]).astype(np.float64)
 
 
+def _distance(scaled: Any, known: Familiar) -> Any:
+    """(N,) from scaled features (N, D), symbolic or not: standard deviations from the training images."""
+    from keras import ops
+
+    along = ops.sum(ops.square(ops.matmul(scaled, known.directions)), axis=1)
+    inside = ops.sum(ops.square(ops.matmul(scaled, known.axes)), axis=1)
+    across = ops.maximum(ops.sum(ops.square(scaled), axis=1) - inside, 0.0) / known.rest
+    return ops.sqrt((along + across) / len(known.mean))
+
+
 def _discriminant(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
     """(D,) from ours (N, D) to theirs (K, D), by linear discriminant analysis.
 
     The features know in what films differ; an outlier only has to tell which of these differences count (compare
     Liznerski et al. 2022 on how few outliers are of use).
     """
-    within = (np.cov(ours, rowvar=False) + np.cov(theirs, rowvar=False)) / 2
-    # Half way to a sphere: a handful of films says little of how their features move together.
-    sphere = np.eye(len(within)) * max(np.trace(within) / len(within), 1e-12)
-    return np.linalg.solve((within + sphere) / 2, theirs.mean(axis=0) - ours.mean(axis=0))
+    from sklearn.covariance import shrunk_covariance
+
+    # Half way to a sphere: a handful of films says little of how their features move together. scikit-learn's
+    # LinearDiscriminantAnalysis gives the same by singular values, which take long with thousands of features.
+    within = shrunk_covariance((np.cov(ours, rowvar=False) + np.cov(theirs, rowvar=False)) / 2, shrinkage=0.5)
+    return np.linalg.solve(within, theirs.mean(axis=0) - ours.mean(axis=0))
 
 
 def serving_model(
@@ -189,10 +200,7 @@ def serving_model(
     outputs = {"probabilities": layers.Identity(name="probabilities")(probabilities)}
     if known is not None:
         scaled = (_features(model) - known.mean) * known.scale
-        along = ops.sum(ops.square(ops.matmul(scaled, known.directions)), axis=1)
-        inside = ops.sum(ops.square(ops.matmul(scaled, known.axes)), axis=1)
-        across = ops.maximum(ops.sum(ops.square(scaled), axis=1) - inside, 0.0) / known.rest
-        novelty = ops.sqrt((along + across) / len(known.mean))
+        novelty = _distance(scaled, known)
         if known.outwards is not None:
             novelty = ops.maximum(novelty, ops.sum(scaled * known.outwards, axis=1))
         outputs["novelty"] = layers.Identity(name="novelty")(ops.expand_dims(novelty, -1))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 #: Where finished epochs stand, and what they are of.
 LOG, STUDY = "epochs.jsonl", "study.json"
-#: Not part of what a study is: its cells and seeds vary, the rest only names the result.
+#: Not part of what a study is: its cells and seeds vary, the rest changes nothing that it measures.
 _VARIED = {
     "epochs", "steps_per_epoch", "seed", "name", "version", "licence", "intended_use", "patience", "keep", "outliers"
 }  # fmt: skip

@@ -27,12 +27,13 @@ from medd.imaging.pixels import load
 from medd.imaging.preprocess import PreprocessSpec, preprocess
 from medd.learn import fit, serving
 from medd.learn import train as learn
+from medd.learn.dataset import decode_outliers
 from medd.learn.options import OptimizerOptions, TrainOptions, read_options
 from medd.learn.train import train
 from medd.records import Prediction
 from medd.registry import bundle as bundles
 from medd.registry.bundle import Bundle
-from medd_pneumonia import register_classifiers
+from medd_pneumonia import paper_cnn, register_classifiers
 
 needs_tensorflow = pytest.mark.train
 
@@ -319,6 +320,18 @@ def test_one_outlier_teaches_the_gate_its_kind(tmp_path):
     theirs, ours = refused(tmp_path / "taught")
     assert theirs > 0.9
     assert ours < 0.1
+
+
+@needs_tensorflow
+def test_a_network_whose_maps_are_dead_has_no_gate(two_labels, tmp_path):
+    pytest.importorskip("tensorflow")
+    options = TrainOptions(**SHORT)
+    parts = learn.prepare(two_labels, options, Console(file=StringIO())).parts
+    dead = paper_cnn.build((32, 32, 1))
+    dead.set_weights([np.zeros_like(weights) for weights in dead.get_weights()])
+    odd = decode_outliers(slope(tmp_path / "odd.png", 0), options.preprocess, Console(file=StringIO()))
+    assert serving.familiar(dead, parts, options) is None
+    assert serving.familiar(dead, parts, options, odd) is None
 
 
 def test_outliers_without_a_gate_are_an_error_and_an_empty_path_is_none(tmp_path):
